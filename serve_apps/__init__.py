@@ -1,0 +1,1 @@
+"""Ray Serve applications that deploy a trained bundle."""

@@ -1,0 +1,1 @@
+"""Search spaces: define-by-run functions that map a trial to dotted configuration paths."""
