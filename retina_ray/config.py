@@ -1,0 +1,359 @@
+"""The configuration of a run: one pydantic tree, read from recipes, YAML files and dotted overrides.
+
+The sections ``data``, ``augment``, ``method``, ``optim`` and ``train`` decide what the weights become, so
+artifacts are addressed by them; ``evaluate``, ``runtime`` and ``tracking`` do not. What the named runs are
+is in ``recipes``.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from retina_ray.errors import ConfigError
+
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """A frozen part of the tree; unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Which images a run sees."""
+
+    path: str = ""
+    """Data set: a folder or an s3:// prefix that holds dataset.json."""
+    image_size: int = Field(default=299, ge=32, le=2048)
+    """Side of the square network input, pixels."""
+    hide_grades: Literal["none", "half"] = "none"
+    """``half`` keeps one seeded grade per training image that has several, so that each image serves one task."""
+    folds: int | None = Field(default=None, ge=3, le=20)
+    """Cross-validation: replace the stored splits by this many patient-grouped folds."""
+    fold: int = Field(default=0, ge=0)
+    """The fold that is the test split; the next one is the validation split."""
+    images_per_class: int | None = Field(default=None, ge=1)
+    """Keep at most this many training images per task and grade, in every stage (SALL, Table IX)."""
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> "DataConfig":
+        if self.fold >= (self.folds or 1):
+            raise ValueError(f"fold must be below folds ({self.folds}), got {self.fold}")
+        return self
+
+
+class AugmentConfig(Section):
+    """Geometry drawn per training sample (SALL, section IV-A)."""
+
+    scale: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Scale factor is uniform in 1 +- this."""
+    rotate90: bool = True
+    """Rotate by a random multiple of 90 degrees."""
+    flip: bool = True
+    """Flip horizontally and vertically, each with probability 1/2."""
+    skew: float = Field(default=0.2, ge=0.0, lt=1.0)
+    """Shear along x and along y is uniform in +- this."""
+
+
+class SallConfig(Section):
+    """SALL: single-task teachers, cross labels, multi-task student."""
+
+    name: Literal["sall"] = "sall"
+    tasks: tuple[TaskName, ...] = Field(default=("dr", "amd"), min_length=1)
+    """Tasks to learn; each must be in the data set."""
+    backbone: str = "inception_v3"
+    """Any torchvision classifier by name."""
+    weights: str = "imagenet"
+    """Initial backbone weights: none, imagenet, or the path of a state dict."""
+    dropout: float = Field(default=0.5, ge=0.0, lt=1.0)
+    """Dropout before the heads."""
+    synergic_labels: bool = True
+    """Teach each task with the teachers' soft labels where an image has no grade (Table III, SA-label)."""
+    multi_task: bool = True
+    """One network with a head per task; false: one single-head network per task (Table III, Multi-task)."""
+    temperature: float = Field(default=3.0, gt=0.0)
+    """T of Eq. 10, in cross labels, in the student's softmax and in prediction."""
+    ratio: dict[TaskName, Fraction] = Field(default_factory=dict)
+    """Fraction of a task's training images that enter stage 3 (Table VI); 1 where absent."""
+    loss_weight: dict[TaskName, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
+    """Weight of a task's loss in Eq. 6; 1 where absent."""
+
+    @model_validator(mode="after")
+    def _tasks_are_consistent(self) -> "SallConfig":
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"tasks must differ, got {list(self.tasks)}")
+        for field in ("ratio", "loss_weight"):
+            for task in getattr(self, field):
+                if task not in self.tasks:
+                    raise ValueError(f"{field}.{task} names no task of {list(self.tasks)}")
+        if self.synergic_labels and len(self.tasks) < 2:
+            raise ValueError("synergic_labels needs two tasks or more; set method.synergic_labels=false")
+        return self
+
+
+class OptimConfig(Section):
+    """The optimiser and its learning rate."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(default=1e-5, gt=0.0)
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates; the first is SGD's momentum."""
+    eps: float = Field(default=1e-8, gt=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Cosine falls to 0 over train.epochs."""
+    warmup_epochs: float = Field(default=0.0, ge=0.0)
+    """Linear rise from 0, in epochs."""
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    epochs: int = Field(default=32, ge=1)
+    global_batch_size: int = Field(default=32, ge=1)
+    """Images per optimiser step over all ranks."""
+    accumulate: int = Field(default=1, ge=1)
+    """Micro-batches per optimiser step on each rank."""
+    patience: int | None = Field(default=10, ge=1)
+    """Stop after this many epochs without a better validation loss; null: never."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto`` is bf16 autocast on GPUs that have it, else fp32."""
+    clip_norm: float | None = Field(default=None, gt=0.0)
+    """Clip the gradient's global norm."""
+    batch_norm: Literal["local", "sync"] = "local"
+    """``local``: each rank normalises its own share and rank 0's running statistics are kept;
+    ``sync``: statistics over all ranks (GPUs only)."""
+    channels_last: bool = True
+    compile: bool = False
+    """torch.compile the network."""
+    deterministic: bool = True
+    """Use deterministic kernels only."""
+
+
+class EvaluateConfig(Section):
+    """What is computed from the prediction table."""
+
+    bootstrap: int = Field(default=1000, ge=0)
+    """Resamples of patients for the intervals; 0: no intervals."""
+    level: float = Field(default=0.95, gt=0.5, lt=1.0)
+    """Coverage of the intervals."""
+    bins: int = Field(default=15, ge=2)
+    """Bins of calibration error and reliability diagrams."""
+    coverage: float = Field(default=0.9, gt=0.5, lt=1.0)
+    """Coverage of the conformal prediction sets in the bundle."""
+
+
+class CheckpointConfig(Section):
+    """When training state is saved, and how much of it is kept."""
+
+    every_s: float | None = Field(default=300.0, gt=0.0)
+    """Seconds between checkpoints; null: no checkpoints by time."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps between checkpoints; null: none by steps."""
+    keep: int = Field(default=2, ge=2, le=10)
+    """How many are kept; two at least, so that a damaged newest one costs little."""
+
+
+class RuntimeConfig(Section):
+    """Where and how a run executes; nothing here changes what is learnt except ``workers`` (rounding)."""
+
+    storage: str = "runs"
+    """Folder or s3:// prefix for runs and artifacts."""
+    workers: int = Field(default=1, ge=0)
+    """Ray Train workers (ranks); 0 trains inside the calling process."""
+    use_gpu: bool | Literal["auto"] = "auto"
+    """One GPU per worker; ``auto``: where there are enough."""
+    cpus_per_worker: int | Literal["auto"] = "auto"
+    """CPUs per worker; ``auto`` shares the cluster's CPUs evenly, eight each at most."""
+    address: str = "local"
+    """Ray cluster: local (a private one), auto, or host:port."""
+    loader: Literal["auto", "dali", "torch"] = "auto"
+    """``auto`` is dali on GPUs and torch on CPUs, where its resampling is faster."""
+    cache: str = "~/.cache/retina-ray"
+    """Node-local folder for shards of remote data sets."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps between progress records; also when time-based checkpoints and GPU-side failures are looked at."""
+    max_failures: int = Field(default=3, ge=0)
+    """Worker failures that are survived by restarting from the newest verified checkpoint."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    enabled: bool = True
+    uri: str | None = None
+    """Tracking server; null: MLFLOW_TRACKING_URI, else an sqlite file in the storage folder's .mlflow."""
+    experiment: str = "retina_ray"
+    model_name: str = "retina_ray"
+    """Registered model that the bundle becomes a version of."""
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Folder of the run below runtime.storage."""
+    seed: int = Field(default=0, ge=0)
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    method: SallConfig = SallConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "RunConfig":
+        shares = max(1, self.runtime.workers) * self.train.accumulate
+        if self.train.global_batch_size % shares:
+            raise ValueError(
+                f"train.global_batch_size ({self.train.global_batch_size}) must be a multiple of "
+                f"runtime.workers x train.accumulate ({shares})"
+            )
+        return self
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Return the whole tree as YAML, in the order of its definition."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def from_mapping(values: Mapping[str, Any]) -> RunConfig:
+    """Validate a nested mapping, as read from YAML.
+
+    Raises:
+        ConfigError: a key is unknown (the nearest valid one is named) or a value does not fit.
+    """
+    try:
+        return RunConfig.model_validate(_tuples(values), strict=True)
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def load_file(path: str | Path) -> dict[str, Any]:
+    """Read a YAML configuration as a nested mapping.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            "cannot read the configuration file", str(path), f"check the path ({error.strerror})"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("not a YAML file", str(path), f"mend it ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            "not a configuration", str(path), "write a mapping of sections, see `retina-ray recipes show`"
+        )
+    return values
+
+
+def override(config: RunConfig, assignments: Iterable[str] | Mapping[str, Any]) -> RunConfig:
+    """Return the configuration with values replaced.
+
+    Args:
+        config: the base.
+        assignments: ``dotted.path=value`` strings whose values are YAML; or a mapping of dotted path to value; or a
+            nested mapping, as read from a YAML file.
+
+    Raises:
+        ConfigError: a path is unknown or a value does not fit.
+    """
+    pairs = assignments.items() if isinstance(assignments, Mapping) else [_parse(text) for text in assignments]
+    values = config.model_dump(mode="json")
+    for path, value in pairs:
+        _assign(config, values, path, value)
+    return from_mapping(values)
+
+
+def dotted_paths(section: Section, prefix: str = "") -> list[str]:
+    """Return every path below a section that `override` accepts, except the keys of free mappings."""
+    paths: list[str] = []
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        paths += dotted_paths(value, f"{prefix}{name}.") if isinstance(value, Section) else [prefix + name]
+    return paths
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError("not an override", text, "write it as path=value, for example optim.lr=1e-4")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError("the value is not YAML", text, "quote it") from None
+    return path, _number(parsed)
+
+
+def _number(value: Any) -> Any:
+    """Read 1e-4 as a number: YAML 1.1 takes exponents without a point for strings."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _assign(config: Section, values: dict[str, Any], path: str, value: Any) -> None:
+    """Put one value into the dumped tree ``values``, walking ``config`` beside it to know sections from mappings."""
+    *parents, leaf = path.split(".")
+    section: Any = config
+    for part in parents:
+        if part not in values or not isinstance(values[part], dict):
+            raise _unknown(config, path)
+        section, values = getattr(section, part, None), values[part]
+    if leaf not in values and isinstance(section, Section):
+        raise _unknown(config, path)
+    if isinstance(getattr(section, leaf, None), Section):
+        if not isinstance(value, Mapping):
+            raise ConfigError(
+                "this is a section, not a value",
+                path,
+                f"set one of its keys, such as {path}.{next(iter(values[leaf]))}",
+            )
+        for key, inner in value.items():
+            _assign(section, values[leaf], key, inner)
+    else:
+        values[leaf] = value
+
+
+def _unknown(config: Section, path: str) -> ConfigError:
+    near = difflib.get_close_matches(path, dotted_paths(config), n=1, cutoff=0.0)
+    return ConfigError(
+        "unknown configuration key", path, f"did you mean {near[0]}? `retina-ray recipes show` lists all"
+    )
+
+
+def _tuples(values: Any) -> Any:
+    """Turn the lists of YAML into the tuples that the frozen tree holds."""
+    if isinstance(values, Mapping):
+        return {key: _tuples(value) for key, value in values.items()}
+    return tuple(_tuples(value) for value in values) if isinstance(values, list) else _number(values)
+
+
+def _explain(error: ValidationError) -> ConfigError:
+    """Turn pydantic's first complaint into one line."""
+    first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"] if str(part) not in ("bool", "int", "constrained-int", "[key]"))
+    if first["type"] == "extra_forbidden":
+        return _unknown(RunConfig(name="any"), path)
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+    if first["type"] == "missing":
+        return ConfigError("missing configuration key", path, "add it")
+    value = first["input"]
+    shown = f"{path} = {value!r}" if path and not isinstance(value, (dict, BaseModel)) else path or "the configuration"
+    return ConfigError("bad configuration value", shown, message[:1].lower() + message[1:])
