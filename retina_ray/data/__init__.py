@@ -1,0 +1,1 @@
+"""From photographs to batches: sources, ingest, shards, order, augmentation and loaders."""

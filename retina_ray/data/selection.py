@@ -1,0 +1,145 @@
+"""Which rows of a data set a run sees, and which of their grades: splits or folds, hidden grades, shares of a task.
+
+Every draw ranks images by a hash of (seed, purpose, image id), so it depends on neither the order of the rows nor
+the library's generator, and a smaller share is always a subset of a larger one.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from retina_ray.data.schema import NO_GRADE, SPLITS
+from retina_ray.data.shards import ShardedDataset
+from retina_ray.data.splits import assign_folds
+from retina_ray.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows and visible grades of a run.
+
+    Attributes:
+        rows: data set rows (n,) int64 of each split of `SPLITS`, ascending.
+        grades: per task (N,) int8 over the whole data set, -1 where there is none or it is hidden.
+        image_ids: (N,) the images' names, which seeded draws go by.
+        seed: of the draws.
+    """
+
+    rows: dict[str, np.ndarray]
+    grades: dict[str, np.ndarray]
+    image_ids: np.ndarray
+    seed: int
+
+    def graded(self, split: str, tasks: Sequence[str]) -> np.ndarray:
+        """Return the rows of a split that have a visible grade for at least one of the tasks."""
+        rows = self.rows[split]
+        has_grade = np.any([self.grades[task][rows] != NO_GRADE for task in tasks], axis=0)
+        return rows[has_grade]
+
+
+def select(
+    dataset: ShardedDataset,
+    *,
+    tasks: Sequence[str],
+    hide_grades: str = "none",
+    folds: int | None = None,
+    fold: int = 0,
+    images_per_class: int | None = None,
+    seed: int = 0,
+) -> Selection:
+    """Choose the rows and grades of a run.
+
+    Args:
+        dataset: an open data set.
+        tasks: tasks to learn.
+        hide_grades: ``half`` keeps one seeded grade per training image that has several.
+        folds: number of patient-grouped folds that replace the stored splits.
+        fold: the test fold; the next one validates, the others train.
+        images_per_class: at most this many training images per task and grade (SALL, Table IX).
+        seed: of hidden grades and of the share kept.
+
+    Raises:
+        ConfigError: a task is not in the data set.
+        DataError: a task has no graded image in one of the splits.
+    """
+    for task in tasks:
+        if task not in dataset.grades:
+            known = ", ".join(dataset.grades)
+            raise ConfigError("the data set has no such task", task, f"set method.tasks to some of: {known}")
+    grades = {task: dataset.grades[task].copy() for task in tasks}
+    split_of = _split_of(dataset, grades, folds, fold)
+    rows = {split: np.flatnonzero(split_of == split) for split in SPLITS}
+    ids = dataset.image_ids
+    if hide_grades == "half":
+        _keep_one_grade(grades, rows["train"], ids, seed)
+    if images_per_class is not None:
+        _limit_classes(grades, rows["train"], ids, images_per_class, seed)
+    selection = Selection(rows, grades, ids, seed)
+    for task in tasks:
+        for split in SPLITS:
+            if not len(selection.graded(split, [task])):
+                raise DataError(
+                    f"no {split} image has a grade for the task", task, "give the data set all three splits"
+                )
+    return selection
+
+
+def take_ratio(selection: Selection, rows: np.ndarray, ratio: Mapping[str, float]) -> np.ndarray:
+    """Return the rows that stay when only a fraction of each task's images is used (SALL, Table VI).
+
+    The fraction is taken within each grade. An image that is graded for several tasks stays if one of them keeps it.
+
+    Args:
+        selection: gives the visible grades.
+        rows: candidate rows (n,).
+        ratio: fraction in (0, 1] per task; 1 where absent.
+    """
+    graded = np.zeros(len(rows), dtype=bool)
+    kept = np.zeros(len(rows), dtype=bool)
+    order = _rank(selection.image_ids[rows], selection.seed, "ratio")
+    for task, grades in selection.grades.items():
+        own = grades[rows]
+        graded |= own != NO_GRADE
+        for grade in np.unique(own[own != NO_GRADE]):
+            members = np.flatnonzero(own == grade)
+            share = max(1, round(ratio.get(task, 1.0) * len(members)))
+            kept[members[np.argsort(order[members])][:share]] = True
+    return rows[kept | ~graded]
+
+
+def _split_of(dataset: ShardedDataset, grades: Mapping[str, np.ndarray], folds: int | None, fold: int) -> np.ndarray:
+    if folds is None:
+        return np.asarray(dataset.splits)
+    # The partition belongs to the data set, not to the run: runs of any seed can be pooled over its folds.
+    parts = assign_folds(list(dataset.group_ids), dict(grades), folds=folds, seed=0)
+    named = np.full(len(parts), "train", dtype=object)
+    named[parts == (fold + 1) % folds] = "validation"
+    named[parts == fold] = "test"
+    return named
+
+
+def _keep_one_grade(grades: dict[str, np.ndarray], rows: np.ndarray, ids: np.ndarray, seed: int) -> None:
+    order = _rank(ids[rows], seed, "hide")
+    for row, draw in zip(rows, order, strict=True):
+        own = [task for task in grades if grades[task][row] != NO_GRADE]
+        for task in own:
+            if task != own[int(draw % np.uint64(len(own)))]:
+                grades[task][row] = NO_GRADE
+
+
+def _limit_classes(grades: dict[str, np.ndarray], rows: np.ndarray, ids: np.ndarray, limit: int, seed: int) -> None:
+    order = _rank(ids[rows], seed, "images_per_class")
+    for own in grades.values():
+        visible = own[rows]
+        for grade in np.unique(visible[visible != NO_GRADE]):
+            members = np.flatnonzero(visible == grade)
+            surplus = members[np.argsort(order[members])][limit:]
+            own[rows[surplus]] = NO_GRADE
+
+
+def _rank(ids: np.ndarray, seed: int, purpose: str) -> np.ndarray:
+    """Return a uniform uint64 (n,) per image id."""
+    digests = (hashlib.blake2b(f"{seed}:{purpose}:{name}".encode(), digest_size=8).digest() for name in ids)
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)

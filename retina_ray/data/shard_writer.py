@@ -1,0 +1,231 @@
+"""Writing a data set: rows in, shards and manifest out, crash-safe.
+
+Shards come first and the manifest last, so a folder without ``dataset.json`` is no data set.
+"""
+
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import simplejpeg
+
+from retina_ray.data.manifest import (
+    MANIFEST,
+    PREPROCESSING_VERSION,
+    SHARDS,
+    DatasetManifest,
+    Encoding,
+    ShardInfo,
+    fingerprint_of,
+    sha256_of,
+)
+from retina_ray.data.schema import SCHEMA_VERSION, SPLITS, Task, arrow_schema, grade_column
+from retina_ray.data.store import Store, atomic_file
+from retina_ray.errors import DataError
+
+_RECORD_BATCH_BYTES = 8 << 20
+_ROW_OVERHEAD_BYTES = 1024
+"""More than the other columns of a row take, Arrow's padding and metadata included."""
+
+
+@dataclass
+class Row:
+    """One image on its way into a shard."""
+
+    image_id: str
+    group_id: str
+    source: str
+    split: str
+
+    image: bytes
+    """A JPEG file, or raw uint8 HWC RGB."""
+
+    width: int
+    height: int
+
+    sha256: str
+    """Of the source file, in hexadecimal."""
+
+    grades: dict[str, int | None]
+    laterality: str | None = None
+
+    mask: bytes | None = None
+    """As made by `data.masks.encode_mask`."""
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes in a shard, generously."""
+        return len(self.image) + len(self.mask or b"") + _ROW_OVERHEAD_BYTES
+
+
+class ShardWriter:
+    """Writes a data set; a ``with`` block publishes the manifest only when it succeeds.
+
+    Holds the rows of one shard in memory.
+
+    Args:
+        out: local folder or ``s3://`` prefix.
+        tasks: in the order they shall be listed.
+        image_size: side of the square images in pixels.
+        encoding: of ``Row.image``.
+        source: where the images come from, in words.
+        shard_bytes: upper limit of a shard's size.
+        preprocessing: version of how the images were cropped and resized.
+
+    Raises:
+        DataError: when ``out`` already holds a data set.
+    """
+
+    def __init__(
+        self,
+        out: str,
+        *,
+        tasks: tuple[Task, ...],
+        image_size: int,
+        encoding: Encoding,
+        source: str,
+        shard_bytes: int = 256 << 20,
+        preprocessing: int = PREPROCESSING_VERSION,
+    ) -> None:
+        self._store = Store(out)
+        if self._store.exists(MANIFEST):
+            raise DataError("a data set is already there", self._store.uri, "choose another folder or delete it")
+        # What an interrupted writer left would otherwise lie there unlisted for ever.
+        self._store.child(SHARDS).delete()
+        self._tasks, self._image_size, self._encoding = tuple(tasks), image_size, encoding
+        self._source, self._preprocessing, self._shard_bytes = source, preprocessing, shard_bytes
+        self._schema = arrow_schema(self._tasks)
+        self._counts = {split: {task.name: [0] * task.num_grades for task in self._tasks} for split in SPLITS}
+        self._ids: set[str] = set()
+        self._shards: list[ShardInfo] = []
+        self._rows: list[Row] = []
+        self._rows_bytes = 0
+        self._manifest: DatasetManifest | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+
+    def add(self, row: Row) -> None:
+        """Append a row.
+
+        Raises:
+            DataError: when it repeats an image id, or does not fit the data set.
+        """
+        self._check(row)
+        if self._rows and self._rows_bytes + row.size > self._shard_bytes:
+            self._write_shard()
+        self._rows.append(row)
+        self._rows_bytes += row.size
+        self._ids.add(row.image_id)
+        for task, grade in row.grades.items():
+            if grade is not None:
+                self._counts[row.split][task][grade] += 1
+
+    def close(self) -> DatasetManifest:
+        """Write the last shard, then the manifest; a second call returns the same manifest.
+
+        Raises:
+            DataError: when no row was added.
+        """
+        if self._manifest is not None:
+            return self._manifest
+        if not self._ids:
+            raise DataError("no image was written", self._store.uri, "check the source and the reasons of refusal")
+        if self._rows:
+            self._write_shard()
+        shards = tuple(self._shards)
+        fingerprint = fingerprint_of(
+            tasks=self._tasks,
+            image_size=self._image_size,
+            encoding=self._encoding,
+            preprocessing=self._preprocessing,
+            shards=shards,
+        )
+        self._manifest = DatasetManifest(
+            schema_version=SCHEMA_VERSION,
+            fingerprint=fingerprint,
+            tasks=self._tasks,
+            counts=self._counts,
+            rows=len(self._ids),
+            preprocessing=self._preprocessing,
+            image_size=self._image_size,
+            encoding=self._encoding,
+            shards=shards,
+            source=self._source,
+        )
+        self._store.write_bytes(MANIFEST, self._manifest.model_dump_json(indent=2).encode())
+        return self._manifest
+
+    def _check(self, row: Row) -> None:
+        if row.image_id in self._ids:
+            raise DataError("this image id occurs twice", row.image_id, "give every image its own id")
+        if row.split not in SPLITS:
+            raise DataError(f"image {row.image_id} is in an unknown split", row.split, f"use one of {SPLITS}")
+        num_grades = {task.name: task.num_grades for task in self._tasks}
+        for task, grade in row.grades.items():
+            if grade is not None and not 0 <= grade < num_grades.get(task, 0):
+                fix = f"use grades from 0 of the tasks {sorted(num_grades)}"
+                raise DataError(f"image {row.image_id} has no such grade", f"{task} {grade}", fix)
+        size = self._image_size
+        if (row.height, row.width) != (size, size) or not self._holds(row.image):
+            what = f"image {row.image_id} is not {self._encoding} of {size} x {size} pixels"
+            raise DataError(what, f"{row.width} x {row.height}, {len(row.image)} bytes", "resize and encode it first")
+
+    def _holds(self, image: bytes) -> bool:
+        """Tell whether the bytes are an image of the data set's size and encoding."""
+        size = self._image_size
+        if self._encoding == "raw":
+            return len(image) == size * size * 3
+        try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(image)
+        except ValueError:
+            return False
+        return bool((height, width) == (size, size))
+
+    def _write_shard(self) -> None:
+        name = f"{len(self._shards):05d}.arrow"
+        with tempfile.TemporaryDirectory() as folder:
+            path = (self._store.child(SHARDS).local_path if self._store.is_local else Path(folder)) / name
+            with atomic_file(path) as file, pa.ipc.new_file(file, self._schema) as writer:
+                for rows in _record_batches(self._rows):
+                    writer.write_batch(self._record_batch(rows))
+            shard = ShardInfo(name=name, rows=len(self._rows), bytes=path.stat().st_size, sha256=sha256_of(path))
+            if not self._store.is_local:
+                self._store.child(SHARDS).upload(path, name)
+        self._shards.append(shard)
+        self._rows, self._rows_bytes = [], 0
+
+    def _record_batch(self, rows: list[Row]) -> pa.RecordBatch:
+        grades = {grade_column(task.name) for task in self._tasks}
+        columns: dict[str, list[Any]] = {
+            name: [getattr(row, name) for row in rows] for name in self._schema.names if name not in grades | {"crc32"}
+        }
+        columns["crc32"] = [zlib.crc32(row.image) for row in rows]
+        for task in self._tasks:
+            columns[grade_column(task.name)] = [row.grades.get(task.name) for row in rows]
+        return pa.RecordBatch.from_pydict(columns, schema=self._schema)
+
+
+def _record_batches(rows: list[Row]) -> Iterator[list[Row]]:
+    """Cut a shard's rows into batches, which bounds the memory of the copy into Arrow."""
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += row.size
+        if size >= _RECORD_BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

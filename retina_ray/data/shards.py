@@ -1,0 +1,198 @@
+"""Opening a data set, local or on S3: random access to its rows without copies, shared by the processes of a node.
+
+What is not here: decoding (``torch_loader``, ``dali_loader``); the writer and the manifest live in ``shard_writer`` and
+``manifest`` and are offered here too.
+
+A local data set is mapped into memory where it lies. Of one on S3 the first process of a node downloads the shards,
+the others wait for it; a shard gets its name only when its SHA-256 is right.
+"""
+
+import fcntl
+import os
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from retina_ray.data.manifest import SHARDS, DatasetManifest, ShardInfo, read_manifest, sha256_of
+from retina_ray.data.schema import NO_GRADE, Task, arrow_schema, grade_column
+from retina_ray.data.shard_writer import Row, ShardWriter
+from retina_ray.data.store import Store
+from retina_ray.errors import DataError
+
+__all__ = ["DatasetManifest", "Row", "ShardInfo", "ShardWriter", "ShardedDataset"]
+
+_PARALLEL_DOWNLOADS = 4
+_DOWNLOAD_TRIES = 2
+"""A bit that flips on the way is visible only in the hash; a second copy tells it from a damaged original."""
+
+
+class ShardedDataset:
+    """A data set's rows; open it with `ShardedDataset.open`.
+
+    Reading is thread safe. A pickle holds the address alone and opens the data set again where it is loaded.
+
+    Attributes:
+        manifest: what ``dataset.json`` says.
+        image_ids, group_ids, sources, splits: (N,) str.
+        grades: per task (N,) int8, -1 where there is no grade.
+        has_mask: (N,) bool.
+    """
+
+    def __init__(self, uri: str, cache_dir: Path | None, manifest: DatasetManifest, folder: Path) -> None:
+        self._uri, self._cache_dir, self._folder = uri, cache_dir, folder
+        self.manifest = manifest
+        schema = arrow_schema(manifest.tasks)
+        table = pa.concat_tables([_map_shard(folder / shard.name, shard, schema) for shard in manifest.shards])
+        self.image_ids, self.group_ids, self.sources, self.splits = (
+            table[name].to_numpy().astype(str) for name in ("image_id", "group_id", "source", "split")
+        )
+        self.grades: dict[str, NDArray[np.int8]] = {
+            task.name: table[grade_column(task.name)].fill_null(NO_GRADE).to_numpy() for task in manifest.tasks
+        }
+        for task in manifest.tasks:
+            if self.grades[task.name].max() >= task.num_grades or self.grades[task.name].min() < NO_GRADE:
+                raise DataError(f"{uri} holds grades that task {task.name} does not have", task.num_grades, "verify it")
+        self.has_mask: NDArray[np.bool_] = table["mask"].is_valid().to_numpy()
+        self._crc32: NDArray[np.uint32] = table["crc32"].to_numpy()
+        self._images, self._masks = ([_Chunk(chunk) for chunk in table[name].chunks] for name in ("image", "mask"))
+        self._chunk_starts = np.cumsum([0, *(len(chunk) for chunk in table["image"].chunks)])[:-1]
+
+    @classmethod
+    def open(cls, path: str, *, cache_dir: Path | None = None) -> "ShardedDataset":
+        """Open a data set.
+
+        Args:
+            path: local folder or ``s3://`` prefix.
+            cache_dir: where shards from S3 are kept, below a folder named by the fingerprint; None for
+                ``~/.cache/retina_ray``.
+
+        Raises:
+            DataError: when there is no data set, it is of another schema version, or a shard is missing, of another
+                size or damaged.
+        """
+        store = Store(path)
+        manifest = read_manifest(store)
+        if store.is_local:
+            folder = store.child(SHARDS).local_path
+        else:
+            folder = (cache_dir or Path("~/.cache/retina_ray").expanduser()) / manifest.fingerprint
+            _fill_cache(store.child(SHARDS), manifest, folder)
+        for shard in manifest.shards:
+            found = (folder / shard.name).stat().st_size if (folder / shard.name).exists() else None
+            if found != shard.bytes:
+                what = f"shard {shard.name} of {store.uri} is " + ("missing" if found is None else "of another size")
+                raise DataError(what, found, f"restore it with {shard.bytes} bytes, or ingest the images again")
+        return cls(store.uri, cache_dir, manifest, folder)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _reopen, (self._uri, self._cache_dir)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, in the manifest's order."""
+        return self.manifest.tasks
+
+    def image(self, i: int) -> memoryview:
+        """Return the stored bytes of an image, without a copy and without a check.
+
+        Raises:
+            IndexError: when there is no such row.
+        """
+        return self._cell(self._images, i)
+
+    def check(self, i: int) -> bool:
+        """Tell whether the stored bytes of an image are those that were written (CRC-32)."""
+        return zlib.crc32(self.image(i)) == int(self._crc32[i])
+
+    def mask(self, i: int) -> bytes | None:
+        """Return the stored mask of a row (for `data.masks.decode_mask`), or None where it has none."""
+        cell = self._cell(self._masks, i)
+        return bytes(cell) if self.has_mask[i] else None
+
+    def verify(self) -> list[str]:
+        """Return the names of the shards whose SHA-256 is wrong; reads everything."""
+        return [shard.name for shard in self.manifest.shards if sha256_of(self._folder / shard.name) != shard.sha256]
+
+    def _cell(self, chunks: "list[_Chunk]", i: int) -> memoryview:
+        if not 0 <= i < len(self):
+            raise IndexError(f"row {i} of {len(self)}")
+        chunk = int(np.searchsorted(self._chunk_starts, i, side="right")) - 1
+        return chunks[chunk].cell(i - int(self._chunk_starts[chunk]))
+
+
+class _Chunk:
+    """A binary column of one record batch; Arrow's own access to a cell would copy it."""
+
+    def __init__(self, column: pa.LargeBinaryArray) -> None:
+        _, offsets, data = column.buffers()
+        self._offsets = np.frombuffer(offsets, np.int64)[column.offset :]
+        self._data = memoryview(data).cast("B")
+
+    def cell(self, i: int) -> memoryview:
+        return self._data[self._offsets[i] : self._offsets[i + 1]]
+
+
+def _reopen(uri: str, cache_dir: Path | None) -> ShardedDataset:
+    return ShardedDataset.open(uri, cache_dir=cache_dir)
+
+
+def _map_shard(path: Path, shard: ShardInfo, schema: pa.Schema) -> pa.Table:
+    """Map a shard into memory and check its structure, so that no offset leads out of the file."""
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"shard {path} is damaged", str(error), "restore it or ingest the images again") from error
+    if not table.schema.equals(schema) or len(table) != shard.rows:
+        what = f"shard {path} has other columns or rows than the manifest says"
+        raise DataError(what, len(table), "restore it or ingest the images again")
+    return table
+
+
+def _fill_cache(remote: Store, manifest: DatasetManifest, folder: Path) -> None:
+    """Download what is missing; of all processes of the node that ask, one does it."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def missing() -> list[ShardInfo]:
+        return [shard for shard in manifest.shards if not (folder / shard.name).exists()]
+
+    if not missing():
+        return
+    with _locked(folder / "lock"), ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
+        list(pool.map(lambda shard: _download(remote, shard, folder), missing()))
+
+
+def _download(remote: Store, shard: ShardInfo, folder: Path) -> None:
+    arriving = folder / f"{shard.name}.unverified"
+    try:
+        for _ in range(_DOWNLOAD_TRIES):
+            remote.download(shard.name, arriving)
+            if sha256_of(arriving) == shard.sha256:
+                arriving.replace(folder / shard.name)
+                return
+    except FileNotFoundError:
+        raise DataError(f"shard {shard.name} is missing from", remote.uri, "ingest the images again") from None
+    finally:
+        arriving.unlink(missing_ok=True)
+    what = f"shard {shard.name} of {remote.uri} does not match its SHA-256"
+    raise DataError(what, shard.sha256, "restore it or ingest the images again")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the system releases it even if the process dies."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)

@@ -1,0 +1,216 @@
+"""Files under a local folder or an ``s3://`` prefix, behind one small class.
+
+Reads retry and resume by themselves. What is not here: what the files mean, and conditional writes.
+S3 finds its credentials, region and endpoint in the usual environment variables.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import pyarrow.fs as pafs
+
+from retina_ray.errors import DataError
+
+_S3 = "s3://"
+_CHUNK_BYTES = 16 << 20
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that appears under its name, complete and on disk, only when the block succeeds.
+
+    Args:
+        path: where it shall appear; its folder is made, an older file is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class Store:
+    """A local folder or an S3 prefix.
+
+    Args:
+        uri: a path, or ``s3://bucket/prefix``.
+
+    Raises:
+        DataError: for any other scheme, or an S3 address without a bucket.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.is_local = not uri.startswith(_S3)
+        if self.is_local and "://" in uri:
+            raise DataError("this storage is not supported", uri, "use a local path or s3://bucket/prefix")
+        if self.is_local:
+            self._root = str(Path(uri).expanduser().absolute())
+            self.uri = self._root
+        else:
+            self._root = uri.removeprefix(_S3).strip("/")
+            self.uri = _S3 + self._root
+            if not self._root:
+                raise DataError("the storage address names no bucket", uri, "use s3://bucket/prefix")
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    @property
+    def local_path(self) -> Path:
+        """The folder itself.
+
+        Raises:
+            DataError: on S3, where there is none.
+        """
+        if not self.is_local:
+            raise DataError("this storage is not a local folder", self.uri, "use a local path")
+        return Path(self._root)
+
+    def child(self, *parts: str) -> "Store":
+        """Return the store of a folder below this one."""
+        return Store(self.uri + "".join(f"/{_relative(part)}" for part in parts))
+
+    def exists(self, name: str) -> bool:
+        """Tell whether a file or folder of that name exists."""
+        with self._explained(name):
+            return bool(self._fs.get_file_info(self._path(name)).type != pafs.FileType.NotFound)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Return a whole file.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+            DataError: when the storage refuses or cannot be reached.
+        """
+        with self._explained(name), self._fs.open_input_file(self._path(name)) as file:
+            return bytes(file.read())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Publish a file whole or not at all: a rename locally, a single PUT on S3 (below 10 MiB)."""
+        if self.is_local:
+            with atomic_file(Path(self._path(name))) as file:
+                file.write(data)
+            return
+        with self._explained(name), self._fs.open_output_stream(self._path(name)) as stream:
+            stream.write(data)
+
+    def list(self) -> list[str]:
+        """Return the names of the files and folders directly below, sorted; none where the folder is missing."""
+        with self._explained(""):
+            found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.base_name)
+
+    def upload(self, local_file: Path, name: str) -> None:
+        """Copy a local file here.
+
+        On S3 an interrupted upload may leave a partial object, so nothing may rely on a name alone: a manifest
+        written afterwards has to give the file's hash.
+        """
+        if self.is_local:
+            with local_file.open("rb") as source, atomic_file(Path(self._path(name))) as target:
+                shutil.copyfileobj(source, target, _CHUNK_BYTES)
+            return
+        with (
+            self._explained(name),
+            local_file.open("rb") as source,
+            self._fs.open_output_stream(self._path(name)) as stream,
+        ):
+            while chunk := source.read(_CHUNK_BYTES):
+                stream.write(chunk)
+
+    def download(self, name: str, local_file: Path) -> None:
+        """Copy a file from here; it appears locally only when complete. Its content is the caller's to verify.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+            DataError: when the storage refuses or cannot be reached.
+        """
+        with (
+            self._explained(name),
+            self._fs.open_input_file(self._path(name)) as source,
+            atomic_file(local_file) as target,
+        ):
+            while chunk := source.read(_CHUNK_BYTES):
+                target.write(chunk)
+
+    def delete(self) -> None:
+        """Delete this folder with all that is below it; nothing happens where it is missing.
+
+        Raises:
+            DataError: for a whole bucket or a whole disk.
+        """
+        if len(PurePosixPath(self._root).parts) < 2:
+            raise DataError("refusing to delete a whole bucket or disk", self.uri, "name a folder below it")
+        with self._explained(""):
+            if self._fs.get_file_info(self._root).type != pafs.FileType.NotFound:
+                self._fs.delete_dir(self._root)
+
+    @property
+    def _fs(self) -> pafs.FileSystem:
+        if self.is_local:
+            return pafs.LocalFileSystem()
+        environment = os.environ
+        return _s3(
+            self._root.partition("/")[0],
+            environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL"),
+            environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"),
+        )
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{_relative(name)}"
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        """Turn an answer of the storage that names no file of ours into one that does."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if self.is_local:
+                raise
+            fix = f"check the bucket, the credentials and AWS_ENDPOINT_URL ({error})"
+            raise DataError("the storage did not answer as asked", f"{self.uri}/{name}".rstrip("/"), fix) from error
+
+
+def _relative(name: str) -> str:
+    """Return the name if it stays below the folder it is joined to."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise DataError("this name leaves its folder", name, "use a plain relative name")
+    return str(path)
+
+
+@lru_cache(maxsize=8)
+def _s3(bucket: str, endpoint: str | None, region: str | None) -> pafs.S3FileSystem:
+    """Open S3 so that passing errors are waited out and a dead server is noticed.
+
+    Eight tries ride out about 30 s of 500 and 503 answers (three, the default, about 2 s). The request timeout bounds
+    one request of `_CHUNK_BYTES`, not a whole file. The delayed opening turns small writes into one PUT.
+    """
+    if region is None:
+        region = "us-east-1" if endpoint else pafs.resolve_s3_region(bucket)
+    return pafs.S3FileSystem(
+        region=region,
+        endpoint_override=endpoint,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=8),
+        request_timeout=30,
+        connect_timeout=5,
+        allow_delayed_open=True,
+    )

@@ -1,0 +1,188 @@
+"""The reference renderer: stored bytes and matrices to pixels, with simplejpeg and OpenCV on a pool of threads.
+
+Also what every renderer shares: the contract, the checks of a stored image, and how a mask follows its image.
+What is not here: which rows and matrices (``order``, ``augment``), and the batch around the pixels (``loader``).
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol, TypeVar
+
+import cv2
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from retina_ray.data.augment import to_pixel_centres
+from retina_ray.data.shards import ShardedDataset
+
+Plan = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Data set rows (B,) and their output-to-input matrices (B, 2, 3), as `data.augment.matrices` makes them."""
+
+
+_P = TypeVar("_P")
+_T = TypeVar("_T")
+
+
+class Rendered(NamedTuple):
+    """The pixels of one plan."""
+
+    images: Tensor
+    """(B, H, W, 3) uint8 on the renderer's device, RGB in [0, 255]; a damaged image is black."""
+
+    damaged: NDArray[np.bool_]
+    """(B,): the stored bytes are not those that were written, or are no image of the data set's size."""
+
+
+class Renderer(Protocol):
+    """Turns plans into pixels, some plans ahead of the consumer."""
+
+    def render(self, plans: Iterable[Plan]) -> Generator[Rendered, None, None]:
+        """Render each plan in order; the iterator may be abandoned at any time."""
+
+    def close(self) -> None:
+        """Release threads and memory."""
+
+
+def decode_image(data: memoryview | bytes, *, encoding: str, size: int) -> NDArray[np.uint8]:
+    """Decode a stored image.
+
+    Args:
+        data: a JPEG file, or raw pixels.
+        encoding: ``jpeg`` or ``raw``.
+        size: its side in pixels.
+
+    Returns:
+        (size, size, 3) uint8 RGB, possibly a read-only view of ``data``.
+
+    Raises:
+        ValueError: when the bytes are not a sound image of that size. The header is read first, because decoding
+            allocates what it promises.
+    """
+    if encoding == "raw":
+        return np.frombuffer(data, np.uint8).reshape(size, size, 3)
+    check_jpeg_size(data, size)
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    return pixels
+
+
+def check_jpeg_size(data: memoryview | bytes, size: int) -> None:
+    """Raise ValueError unless the bytes begin like a JPEG file of size x size pixels."""
+    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    if (height, width) != (size, size):
+        raise ValueError(f"the image is {width} x {height} pixels, not {size} x {size}")
+
+
+def warp(image: NDArray[np.uint8], matrix: NDArray[np.float32], out_size: int) -> NDArray[np.uint8]:
+    """Resample a square image once, bilinearly, black beyond its border.
+
+    Flips and quarter turns at the same size move pixels without any arithmetic.
+
+    Args:
+        image: (S, S, C) uint8, C up to 4.
+        matrix: (2, 3), output to input, in the coordinates of `data.augment`.
+        out_size: side of the result in pixels.
+
+    Returns:
+        (out_size, out_size, C) uint8.
+    """
+    if out_size == len(image) and _moves_pixels(matrix, out_size):
+        step_x, step_y = matrix[:, :2].sum(axis=1).astype(int)
+        return image[::step_y, ::step_x] if matrix[0, 0] else image.transpose(1, 0, 2)[::step_x, ::step_y]
+    warped = cv2.warpAffine(
+        image,
+        to_pixel_centres(matrix),
+        (out_size, out_size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(0, 0, 0, 0),
+    )
+    return np.asarray(warped, np.uint8)
+
+
+def warp_mask(planes: NDArray[np.bool_], matrix: NDArray[np.float32], out_size: int) -> NDArray[np.bool_]:
+    """Let a mask follow its image: a pixel is lesion where at least half of the bilinear weight is.
+
+    Args:
+        planes: (4, S, S) bool.
+        matrix: (2, 3), as for `warp`.
+        out_size: side of the result in pixels.
+
+    Returns:
+        (4, out_size, out_size) bool.
+    """
+    pixels = np.ascontiguousarray(planes.transpose(1, 2, 0)).astype(np.uint8) * 255
+    return (warp(pixels, matrix, out_size) >= 128).transpose(2, 0, 1)
+
+
+def ahead(plans: Iterable[_P], start: Callable[[_P], _T], *, depth: int) -> Iterator[_T]:
+    """Start the work of up to ``depth`` plans beyond the one that is handed out."""
+    started: deque[_T] = deque()
+    for plan in plans:
+        started.append(start(plan))
+        if len(started) > depth:
+            yield started.popleft()
+    yield from started
+
+
+def drawing_pool(num_threads: int) -> ThreadPoolExecutor:
+    """Return the threads that decode and resample; they are the parallelism, so OpenCV's own are switched off."""
+    return ThreadPoolExecutor(num_threads, "draw", initializer=cv2.setNumThreads, initargs=(0,))
+
+
+def _moves_pixels(matrix: NDArray[np.float32], size: int) -> bool:
+    """Tell whether a matrix is one of the eight flips and quarter turns of a square of that size."""
+    linear, shift = matrix[:, :2], matrix[:, 2]
+    is_permutation = np.array_equal(abs(linear), np.eye(2)) or np.array_equal(abs(linear), np.eye(2)[::-1])
+    return is_permutation and np.array_equal(shift, np.where(linear.sum(axis=1) < 0, size, 0))
+
+
+class TorchRenderer:
+    """Renders on the CPU and moves the pixels to the device.
+
+    Args:
+        dataset: where the images are.
+        image_size: side of the rendered images in pixels.
+        device: where they shall be.
+        num_threads: threads that decode and resample.
+        prefetch: plans in work beyond the one in use.
+    """
+
+    def __init__(
+        self, dataset: ShardedDataset, *, image_size: int, device: torch.device, num_threads: int, prefetch: int
+    ) -> None:
+        self._dataset, self._image_size, self._device, self._prefetch = dataset, image_size, device, prefetch
+        self._pool = drawing_pool(num_threads)
+
+    def render(self, plans: Iterable[Plan]) -> Generator[Rendered, None, None]:
+        """Render each plan in order. What is in work when the iterator is abandoned is finished and dropped."""
+        for images, drawn in ahead(plans, self._start, depth=self._prefetch):
+            damaged = np.array([not future.result() for future in drawn])
+            yield Rendered(images.to(self._device, non_blocking=True), damaged)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _start(self, plan: Plan) -> tuple[Tensor, list[Future[bool]]]:
+        size = self._image_size
+        shape = (len(plan[0]), size, size, 3)
+        images = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        slots = images.numpy()
+        drawn = zip(*plan, slots, strict=True)
+        return images, [self._pool.submit(self._draw, int(row), matrix, slot) for row, matrix, slot in drawn]
+
+    def _draw(self, row: int, matrix: NDArray[np.float32], slot: NDArray[np.uint8]) -> bool:
+        """Render one image into its slot, or leave it black and return False if it is damaged."""
+        manifest = self._dataset.manifest
+        if not self._dataset.check(row):
+            return False
+        try:
+            image = decode_image(self._dataset.image(row), encoding=manifest.encoding, size=manifest.image_size)
+        except ValueError:
+            return False
+        slot[...] = warp(image, matrix, self._image_size)
+        return True
