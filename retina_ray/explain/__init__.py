@@ -1,0 +1,1 @@
+"""Maps that show what a network looks at."""

@@ -1,0 +1,1 @@
+"""The papers' loss terms, one pure function per equation."""

@@ -1,0 +1,191 @@
+"""Feature extractors: torchvision's image classifiers without their last layer.
+
+What lives here: building one by name, its ImageNet or own weights, and the layer that Grad-CAM looks at.
+What does not: heads for the retinal tasks (``models/sall.py``, ``models/deepmt``) and normalisation of images.
+
+Every backbone takes images (B, 3, H, W) normalised with ImageNet's mean and standard deviation and returns (B, F).
+
+Shapes: ``B`` batch, ``F`` features, ``H W`` image, ``h w`` last feature map.
+"""
+
+import copy
+import difflib
+import functools
+import hashlib
+import http.client
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from retina_ray.errors import ConfigError
+
+CAM_PROBE_PIXELS = 224
+"""Side of the image that finds the last feature map; the only one that ViT and MaxViT accept."""
+
+_UNFIT = ("squeezenet", "mnasnet")
+"""SqueezeNet classifies by a convolution, so there is no last linear layer; MNASNet's state dict carries a version
+that safetensors cannot hold, so its bundles could not be read back."""
+
+_INCEPTIONS = ("inception_v3", "googlenet")
+_AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")
+
+_OLD_DENSENET_KEY = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
+"""torchvision's DenseNet files predate the ban on dots in module names: ``norm.1.weight`` is now ``norm1.weight``."""
+
+
+def backbone_names() -> list[str]:
+    """Return the names that ``build_backbone`` accepts, sorted."""
+    return [name for name in torchvision.models.list_models(module=torchvision.models) if not name.startswith(_UNFIT)]
+
+
+def build_backbone(name: str, *, weights: str = "none") -> tuple[nn.Module, int]:
+    """Build a torchvision classifier whose last linear layer is the identity and whose head drops nothing out.
+
+    Layers of the head before the last one stay (MobileNetV3, VGG). ViT and MaxViT take 224 x 224 pixels only,
+    Inception at least 75 x 75.
+
+    Args:
+        name: one of ``backbone_names()``, e.g. ``inception_v3`` (SALL, section IV-A) or ``resnet18``.
+        weights: ``none`` for random weights; ``imagenet`` for torchvision's default ones, downloaded once into
+            torch's hub folder; or the path of a ``.pth`` or ``.safetensors`` state dict, with or without the
+            classifier's own keys, which are ignored.
+
+    Returns:
+        The network, (B, 3, H, W) -> (B, F), and F.
+
+    Raises:
+        ConfigError: the name is unknown or not a classifier; the weights cannot be had, are damaged or do not fit.
+    """
+    _check_name(name)
+    network = _classifier(name, initialise=weights == "none")
+    last_linear, num_features = _remove_classifier(network)
+    if weights != "none":
+        file = _imagenet_file(name) if weights == "imagenet" else Path(weights)
+        _load_weights(network, _read_state_dict(file), last_linear=last_linear, file=file)
+    return network, num_features
+
+
+def cam_layer(backbone: nn.Module) -> nn.Module:
+    """Return the module whose output is the last spatial feature map (B, C, h, w) before pooling.
+
+    Found by one forward pass of a copy on the meta device, which computes and changes nothing.
+
+    Raises:
+        ConfigError: the network turns its image into tokens (ViT) or has no feature map at all.
+    """
+    probe = copy.deepcopy(backbone).to("meta").eval()
+    last_map: str | None = None
+
+    def record(name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal last_map
+        if not isinstance(output, Tensor):
+            return
+        if output.ndim == 3:  # tokens: whatever map came before them is not the last representation
+            last_map = None
+        # An enclosing module reports after its parts, so of several with the same output the outermost is kept.
+        elif output.ndim == 4 and output.shape[2:].numel() > 1 and not isinstance(module, nn.AdaptiveAvgPool2d):
+            last_map = name
+
+    for name, module in probe.named_modules():
+        module.register_forward_hook(functools.partial(record, name))
+    with torch.no_grad():
+        probe(torch.empty(1, 3, CAM_PROBE_PIXELS, CAM_PROBE_PIXELS, device="meta"))
+    if last_map is None:
+        raise ConfigError(
+            "no spatial feature map to explain", type(backbone).__name__, "use a convolutional backbone or Swin"
+        )
+    return backbone.get_submodule(last_map)
+
+
+def _check_name(name: str) -> None:
+    names = backbone_names()
+    if name in names:
+        return
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+    if name in torchvision.models.list_models():
+        raise ConfigError("torchvision model that cannot be a backbone", name, f"choose a classifier, e.g. {nearest}")
+    raise ConfigError("unknown backbone", name, f"use {nearest} or another torchvision classifier")
+
+
+def _classifier(name: str, *, initialise: bool) -> nn.Module:
+    options: dict[str, bool] = {}
+    # Their ImageNet weights expect inputs scaled to mean 0.5 and deviation 0.5; transform_input rescales our
+    # ImageNet-normalised ones. It is not part of the state dict, so it is on for random weights as well: a bundle,
+    # which is rebuilt with weights="none", then computes what was trained.
+    if name in _INCEPTIONS:
+        options = {"aux_logits": False, "transform_input": True, "init_weights": initialise}
+    network: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    return network
+
+
+def _remove_classifier(network: nn.Module) -> tuple[str, int]:
+    """Put the identity in place of the last linear layer; return its name and the number of its inputs."""
+    name, linear = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    head = name.split(".", maxsplit=1)[0]
+    for child_name, child in network.named_children():
+        if child_name == head or isinstance(child, nn.Dropout):
+            for module in child.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0  # dropout before the heads is the grader's own switch
+    network.set_submodule(name, nn.Identity())
+    return name, linear.in_features
+
+
+def _imagenet_file(name: str) -> Path:
+    """Return the local file of torchvision's default weights, downloaded if it is not there yet."""
+    url: str = torchvision.models.get_model_weights(name)["DEFAULT"].url
+    file = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", maxsplit=1)[1])
+    sha256_prefix = file.stem.rsplit("-", maxsplit=1)[1]
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file), sha256_prefix, progress=False)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            fix = f"put {file.name} from {url} into {file.parent}, or set the weights to none or to a file"
+            raise ConfigError(f"cannot download ImageNet weights ({error})", file.name, fix) from error
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not digest.startswith(sha256_prefix):
+        raise ConfigError("damaged ImageNet weights (SHA-256 differs from the name)", str(file), "delete the file")
+    return file
+
+
+def _read_state_dict(file: Path) -> dict[str, Any]:
+    if file.suffix not in (".pth", ".safetensors") or not file.is_file():
+        raise ConfigError("no weights file", str(file), "give none, imagenet, or an existing .pth or .safetensors file")
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise ConfigError(f"unreadable weights ({first_line})", str(file), "fetch or export the file again") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError("weights that are not a state dict", str(file), "save model.state_dict() alone")
+    return state
+
+
+def _load_weights(network: nn.Module, state: dict[str, Any], *, last_linear: str, file: Path) -> None:
+    for key in list(state):  # edited in place: the dict itself carries the version numbers of old batch norms
+        if key.startswith((f"{last_linear}.", *_AUXILIARY_HEADS)):
+            del state[key]
+        elif old := _OLD_DENSENET_KEY.fullmatch(key):
+            state["".join(old.groups())] = state.pop(key)
+    wanted = network.state_dict()
+    misshapen = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    if not misshapen:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+        if not missing and not unexpected:
+            return
+    else:
+        missing, unexpected = [], []
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    found = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:3])}" for kind, keys in kinds.items() if keys)
+    raise ConfigError(f"weights do not fit the backbone ({found})", str(file), "use the weights of the same model")
