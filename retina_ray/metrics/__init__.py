@@ -1,0 +1,1 @@
+"""What is measured on a table of predictions, thin over torchmetrics."""
