@@ -1,0 +1,1 @@
+"""What a paper is: networks, losses, what is frozen, stages."""
