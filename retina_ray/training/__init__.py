@@ -1,0 +1,1 @@
+"""The training loop in plain torch; nothing here knows Ray."""

@@ -1,0 +1,84 @@
+"""Everything one optimiser step works with: network, optimiser, ranks, precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from retina_ray.config import OptimConfig, TrainConfig
+from retina_ray.errors import ConfigError
+from retina_ray.methods.base import Method
+from retina_ray.training.guard import FiniteGuard
+from retina_ray.training.optim import build_optimizer
+from retina_ray.training.world import World
+
+
+@dataclass
+class Engine:
+    """A network in training.
+
+    Attributes:
+        network: the bare network; its state dict is what is saved.
+        model: the network as called: compiled and wrapped for several ranks where asked for.
+        method: turns batches into losses.
+        optimizer: fused, over the network's parameters.
+        guard: skips updates that are not finite.
+        world: this rank.
+        seed: of dropout.
+        clip_norm: bound of the gradient's norm, or none.
+        bf16: whether the forward pass runs under bf16 autocast.
+    """
+
+    network: nn.Module
+    model: nn.Module
+    method: Method
+    optimizer: Optimizer
+    guard: FiniteGuard
+    world: World
+    seed: int
+    clip_norm: float | None
+    bf16: bool
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context of the forward pass."""
+        return torch.autocast(self.world.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+
+def build_engine(method: Method, *, optim: OptimConfig, train: TrainConfig, seed: int, world: World) -> Engine:
+    """Return a freshly initialised engine; the same on every rank for the same seed.
+
+    Raises:
+        ConfigError: synchronised batch statistics are asked for without a GPU.
+    """
+    torch.use_deterministic_algorithms(train.deterministic)
+    torch.backends.cudnn.benchmark = not train.deterministic
+    torch.manual_seed(seed)
+    network = method.build_model().to(world.device)
+    if train.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    if train.batch_norm == "sync":
+        if world.device.type != "cuda":
+            raise ConfigError("synchronised batch statistics need GPUs", "train.batch_norm = sync", "set it to local")
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # no stubs
+    model = cast(nn.Module, torch.compile(network)) if train.compile else network
+    return Engine(
+        network=network,
+        model=world.wrap(model),
+        method=method,
+        optimizer=build_optimizer(network, optim),
+        guard=FiniteGuard(world.device),
+        world=world,
+        seed=seed,
+        clip_norm=train.clip_norm,
+        bf16=uses_bf16(train, world.device),
+    )
+
+
+def uses_bf16(train: TrainConfig, device: torch.device) -> bool:
+    """Return whether forward passes run in bf16: when asked for, or by default on GPUs that have it."""
+    if train.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return train.precision == "bf16"

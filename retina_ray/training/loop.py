@@ -1,0 +1,161 @@
+"""The training loop: restore, step through the epochs, validate, checkpoint, stop."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retina_ray.config import CheckpointConfig, OptimConfig
+from retina_ray.data.loader import Loader
+from retina_ray.training.clock import Clock
+from retina_ray.training.optim import learning_rate
+from retina_ray.training.policy import checkpoint_due, training_ends
+from retina_ray.training.reporter import Reporter
+from retina_ray.training.restore import restore
+from retina_ray.training.state import TrainState, save
+from retina_ray.training.step import train_step
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the loop does what."""
+
+    epochs: int
+    patience: int | None
+    optim: OptimConfig
+    checkpoint: CheckpointConfig
+    log_every: int
+
+
+class Loop:
+    """Trains a state to its end.
+
+    Args:
+        state: what is trained; restored from the newest verified checkpoint first.
+        loader: of the training images.
+        validate: returns the validation measures; ``criterion`` among them, lower is better.
+        schedule: epochs, stopping, learning rate, checkpoints.
+        reporter: receives progress and checkpoints.
+        clock: is told where the time goes.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        *,
+        loader: Loader,
+        validate: Callable[[], dict[str, float]],
+        schedule: Schedule,
+        reporter: Reporter,
+        clock: Clock,
+    ) -> None:
+        self._state = state
+        self._loader = loader
+        self._validate = validate
+        self._schedule = schedule
+        self._reporter = reporter
+        self._clock = clock
+        self._world = state.engine.world
+        self._sums: dict[str, Tensor] = {}
+        self._saved_step = 0
+        self._saved_time = time.monotonic()
+
+    def run(self) -> None:
+        """Train until all epochs are done or validation stops improving.
+
+        Raises:
+            NonFiniteLossError: a loss term or gradient is not finite; nothing was updated with it.
+        """
+        with self._clock.phase("restore"):
+            self._restore()
+        while not self._state.progress.finished:
+            self._train_epoch()
+            self._finish_epoch()
+
+    def _train_epoch(self) -> None:
+        progress, per_epoch = self._state.progress, self._loader.steps_per_epoch
+        epoch, start = divmod(progress.step, per_epoch)
+        for micro_batches in self._clock.waiting(self._loader.epoch(epoch, start)):
+            with self._clock.phase("compute"):
+                rate = learning_rate(
+                    self._schedule.optim,
+                    step=progress.step,
+                    steps_per_epoch=per_epoch,
+                    total_steps=self._schedule.epochs * per_epoch,
+                )
+                terms = train_step(self._state.engine, micro_batches, step=progress.step, lr=rate)
+                self._sums = {name: self._sums.get(name, 0.0) + term.double() for name, term in terms.items()}
+                self._clock.images += sum(len(batch.rows) for batch in micro_batches) * self._world.size
+            progress.step += 1
+            if progress.step % per_epoch:  # the end of an epoch is the business of _finish_epoch
+                self._between_steps(terms)
+
+    def _between_steps(self, terms: dict[str, Tensor]) -> None:
+        """Log and check at every ``log_every``-th step, checkpoint when due."""
+        step = self._state.progress.step
+        looking = step % self._schedule.log_every == 0
+        if looking or self._world.device.type == "cpu":  # only on a GPU does looking cost anything
+            self._state.engine.guard.check()
+        if looking:
+            losses = {f"train_{name}": float(term) for name, term in terms.items()}
+            self._reporter.progress({"kind": "step", **self._position(), **losses, **self._clock.summary()})
+        if self._checkpoint_due(looking):
+            self._report(self._position(), with_checkpoint=True)
+
+    def _finish_epoch(self) -> None:
+        """Validate, record, and decide whether the training ends."""
+        state, progress, schedule = self._state, self._state.progress, self._schedule
+        state.engine.guard.check()
+        with self._clock.phase("validation"):
+            measures = self._validate()
+        per_epoch = self._loader.steps_per_epoch
+        losses = {f"train_{name}": float(value) / per_epoch for name, value in self._sums.items()}
+        validation = {f"validation_{name}": value for name, value in measures.items()}
+        rate = state.engine.optimizer.param_groups[0]["lr"]
+        record: dict[str, Any] = {"kind": "epoch", **self._position(), "lr": rate, **losses, **validation}
+        self._sums = {}
+        progress.history.append(record)
+        if measures["criterion"] < progress.best_criterion:
+            progress.best_criterion, progress.best_epoch = measures["criterion"], len(progress.history)
+            state.keep_best()
+        progress.finished = training_ends(
+            epochs_done=len(progress.history),
+            epochs=schedule.epochs,
+            best_epoch=progress.best_epoch,
+            patience=schedule.patience,
+        )
+        self._reporter.progress({**record, **self._clock.summary(), "best_epoch": progress.best_epoch})
+        self._report(record, with_checkpoint=progress.finished or self._checkpoint_due(looking=True))
+
+    def _position(self) -> dict[str, Any]:
+        step = self._state.progress.step
+        return {"step": step, "epoch": step / self._loader.steps_per_epoch, "epochs": self._schedule.epochs}
+
+    def _checkpoint_due(self, looking: bool) -> bool:
+        seconds = self._world.broadcast(time.monotonic() - self._saved_time) if looking else 0.0
+        steps_since = self._state.progress.step - self._saved_step
+        return checkpoint_due(self._schedule.checkpoint, steps_since=steps_since, seconds_since=seconds)
+
+    def _report(self, metrics: dict[str, Any], *, with_checkpoint: bool) -> None:
+        with self._clock.phase("checkpoint" if with_checkpoint else "report"):
+            folder = None
+            if with_checkpoint:
+                self._state.engine.guard.check()  # never save what a skipped update left behind
+                self._state.progress.sums = {name: float(value) for name, value in self._sums.items()}
+                self._saved_step, self._saved_time = self._state.progress.step, time.monotonic()
+                if self._world.is_main:
+                    folder = save(self._state, Path(tempfile.mkdtemp(prefix="retina-ray-checkpoint-")))
+            self._reporter.report(metrics, folder)
+
+    def _restore(self) -> None:
+        skipped = restore(self._state, self._reporter)
+        if skipped is not None:
+            progress, device = self._state.progress, self._world.device
+            self._sums = {name: torch.tensor(value, device=device).double() for name, value in progress.sums.items()}
+            self._saved_step = progress.step
+            self._reporter.progress({"kind": "restored", **self._position(), "skipped_checkpoints": skipped})

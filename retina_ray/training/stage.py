@@ -1,0 +1,265 @@
+"""Execute one stage of a plan on this rank: train a network, or label images with trained ones.
+
+The same code runs under Ray Train, under torchrun and inside one process; only the world and the reporter differ.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from retina_ray.config import RunConfig, from_mapping
+from retina_ray.data.augment import Augmentation
+from retina_ray.data.batch import Batch
+from retina_ray.data.loader import Loader, Samples
+from retina_ray.data.order import Share
+from retina_ray.data.schema import NO_GRADE
+from retina_ray.data.selection import Selection, select
+from retina_ray.data.shards import ShardedDataset
+from retina_ray.data.store import Store
+from retina_ray.errors import CheckpointError
+from retina_ray.methods import catalogue
+from retina_ray.methods.base import Method, Stage
+from retina_ray.metrics.table import make_table, merge_shards
+from retina_ray.training.artifact import (
+    HISTORY,
+    LOGITS,
+    PREDICTIONS,
+    WEIGHTS,
+    Artifact,
+    pack_arrays,
+    pack_table,
+    read_artifact,
+    write_artifact,
+)
+from retina_ray.training.clock import Clock
+from retina_ray.training.engine import Engine, build_engine, uses_bf16
+from retina_ray.training.evaluate import run_over, validate
+from retina_ray.training.loop import Loop, Schedule
+from retina_ray.training.reporter import Reporter
+from retina_ray.training.state import TrainState
+from retina_ray.training.world import World
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """A stage ready to run, as JSON-like values that any process can receive.
+
+    Attributes:
+        config: the run's resolved configuration.
+        stage: what to do.
+        output: folder or prefix of its artifact.
+        inputs: that of each artifact it needs, by stage name.
+        threads: CPU threads of this rank.
+    """
+
+    config: dict[str, Any]
+    stage: Stage
+    output: str
+    inputs: Mapping[str, str]
+    threads: int
+
+
+class StageRun:
+    """One rank's part in a stage.
+
+    Args:
+        job: what to do.
+        world: this rank.
+        reporter: takes progress and checkpoints.
+    """
+
+    def __init__(self, job: StageJob, *, world: World, reporter: Reporter) -> None:
+        torch.set_num_threads(job.threads)
+        self._job = job
+        self._world = world
+        self._reporter = reporter
+        self._config: RunConfig = from_mapping(job.config)
+        self._dataset = ShardedDataset.open(
+            self._config.data.path, cache_dir=Path(self._config.runtime.cache).expanduser()
+        )
+        self._selection = select_rows(self._config, self._dataset)
+
+    def execute(self) -> None:
+        """Run the stage; rank 0 writes its artifact."""
+        (self._train if self._job.stage.kind == "train" else self._label)()
+        self._world.barrier()
+
+    def _train(self) -> None:
+        config, selection = self._config, self._selection
+        method = catalogue.build(config.method.name, self._job.stage.settings)
+        clock = Clock()
+        engine = build_engine(method, optim=config.optim, train=config.train, seed=config.seed, world=self._world)
+        state = TrainState(engine)
+        rows = method.training_rows(selection)
+        training = self._loader(rows, training=True, soft_logits=self._soft_logits())
+        validation = self._loader(selection.graded("validation", list(selection.grades)), training=False)
+        schedule = Schedule(
+            epochs=config.train.epochs,
+            patience=config.train.patience,
+            optim=config.optim,
+            checkpoint=config.runtime.checkpoint,
+            log_every=config.runtime.log_every,
+        )
+        start = time.perf_counter()
+        Loop(
+            state,
+            loader=training,
+            validate=lambda: validate(engine, validation),
+            schedule=schedule,
+            reporter=self._reporter,
+            clock=clock,
+        ).run()
+        engine.network.load_state_dict(state.best_weights)
+        predictions = self._predict(engine)
+        for loader in (training, validation):
+            loader.close()
+        if self._world.is_main:
+            facts = {
+                "images": len(rows),
+                "best_epoch": state.progress.best_epoch,
+                "steps": state.progress.step,
+                "wall_s": time.perf_counter() - start,
+                "timing": clock.summary(),
+                "damaged": sorted({*training.damaged, *validation.damaged}),
+                "device": str(self._world.device),
+                "workers": self._world.size,
+            }
+            self._write(
+                facts,
+                {
+                    WEIGHTS: save_tensors(state.best_weights),
+                    PREDICTIONS: pack_table(predictions),
+                    HISTORY: json.dumps(state.progress.history).encode(),
+                },
+            )
+
+    def _predict(self, engine: Engine) -> pa.Table:
+        """Return the predictions of the best epoch's network for all validation and test images."""
+        dataset, selection = self._dataset, self._selection
+        engine.network.eval()
+        tables = []
+        for split in ("validation", "test"):
+            loader = self._loader(selection.rows[split], training=False)
+            rows, probabilities = run_over(loader, partial(_probabilities, engine), world=self._world)
+            loader.close()
+            tables += [
+                make_table(
+                    values,
+                    truth=selection.grades[task][rows],
+                    image_ids=dataset.image_ids[rows],
+                    group_ids=dataset.group_ids[rows],
+                    sources=dataset.sources[rows],
+                    splits=np.full(len(rows), split),
+                    model=self._job.stage.model,
+                    task=task,
+                )
+                for task, values in probabilities.items()
+            ]
+        return merge_shards(tables)
+
+    def _label(self) -> None:
+        """Store each teacher's logits for the training images that have no grade for its task, NaN elsewhere."""
+        start = time.perf_counter()
+        logits: dict[str, np.ndarray] = {}
+        images: dict[str, int] = {}
+        training = self._selection.graded("train", list(self._selection.grades))
+        for need in self._job.stage.needs:
+            teacher = _finished(self._job.inputs[need])
+            method = catalogue.build(self._config.method.name, teacher.settings)
+            network = self._trained(method, teacher)
+            for task, num_grades in teacher.settings["grades"].items():
+                rows = training[self._selection.grades[task][training] == NO_GRADE]
+                logits[task] = np.full((len(self._dataset), num_grades), np.nan, dtype=np.float32)
+                images[task] = len(rows)
+                self._reporter.progress({"kind": "label", "task": task, "images": len(rows)})
+                if len(rows):
+                    loader = self._loader(rows, training=False)
+                    rows, values = run_over(loader, partial(self._logits, network), world=self._world)
+                    loader.close()
+                    logits[task][rows] = values[task]
+        if self._world.is_main:
+            facts = {"images": images, "wall_s": time.perf_counter() - start, "workers": self._world.size}
+            self._write(facts, {LOGITS: pack_arrays(logits)})
+
+    def _logits(self, network: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
+        bf16 = uses_bf16(self._config.train, self._world.device)
+        with torch.autocast(self._world.device.type, dtype=torch.bfloat16, enabled=bf16):
+            return dict(network(batch.images))
+
+    def _trained(self, method: Method, artifact: Artifact) -> torch.nn.Module:
+        network = method.build_model(initial_weights=False)
+        network.load_state_dict(load_tensors(artifact.read(WEIGHTS)))
+        return network.to(self._world.device).eval()
+
+    def _soft_logits(self) -> dict[str, np.ndarray]:
+        """Return the cross logits (N, K) by task, from the stages this one needs."""
+        return {
+            task: values
+            for need in self._job.stage.needs
+            for task, values in _finished(self._job.inputs[need]).arrays(LOGITS).items()
+        }
+
+    def _loader(self, rows: np.ndarray, *, training: bool, soft_logits: dict[str, np.ndarray] | None = None) -> Loader:
+        config = self._config
+        return Loader(
+            Samples(self._dataset, rows, self._selection.grades, soft_logits or {}),
+            share=Share(
+                rank=self._world.rank,
+                world=self._world.size,
+                global_batch=config.train.global_batch_size,
+                accumulate=config.train.accumulate if training else 1,
+            ),
+            augmentation=Augmentation(**config.augment.model_dump()) if training else None,
+            image_size=config.data.image_size,
+            backend=loader_backend(config.runtime.loader, self._world.device),
+            device=self._world.device,
+            seed=config.seed,
+            num_threads=self._job.threads,
+            shuffle=training,
+        )
+
+    def _write(self, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        write_artifact(Store(self._job.output), stage=self._job.stage, facts=facts, files=files)
+
+
+def select_rows(config: RunConfig, dataset: ShardedDataset) -> Selection:
+    """Return the rows and grades that a configuration selects from its data set."""
+    return select(
+        dataset,
+        tasks=config.method.tasks,
+        hide_grades=config.data.hide_grades,
+        folds=config.data.folds,
+        fold=config.data.fold,
+        images_per_class=config.data.images_per_class,
+        seed=config.seed,
+    )
+
+
+def loader_backend(name: Literal["auto", "dali", "torch"], device: torch.device) -> Literal["dali", "torch"]:
+    """Resolve ``auto``: DALI decodes and resamples on GPUs; on CPUs the torch loader's resampling is faster."""
+    if name == "auto":
+        return "dali" if device.type == "cuda" else "torch"
+    return name
+
+
+def _probabilities(engine: Engine, batch: Batch) -> dict[str, Tensor]:
+    with engine.autocast():
+        return engine.method.probabilities(engine.network, batch.images)
+
+
+def _finished(uri: str) -> Artifact:
+    artifact = read_artifact(Store(uri))
+    if artifact is None:
+        raise CheckpointError("a stage that this one needs is not finished", uri, "run the whole plan again")
+    return artifact
