@@ -1,0 +1,1 @@
+"""Runs on Ray; the only package of retina_ray that imports it."""

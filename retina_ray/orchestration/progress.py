@@ -1,0 +1,59 @@
+"""Progress records from workers anywhere in the cluster to the driver, live and without blocking training."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+Record = dict[str, Any]
+Listener = Callable[[Record], None]
+
+POLL_S = 0.5
+
+
+@ray.remote(num_cpus=0)
+class ProgressRelay:
+    """Holds records until the driver takes them."""
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+
+    def push(self, record: Record) -> None:
+        """Add a record."""
+        self._records.append(record)
+
+    def take(self) -> list[Record]:
+        """Return and forget the records so far."""
+        taken, self._records = self._records, []
+        return taken
+
+
+@contextmanager
+def relay_to(listener: Listener) -> Iterator[Any]:
+    """Start a relay and hand its records to the listener, in a thread, until the block ends.
+
+    Yields:
+        The relay's actor handle, for workers to push to.
+    """
+    relay = ProgressRelay.remote()  # type: ignore[attr-defined]  # added by the decorator
+    done = threading.Event()
+
+    def drain() -> None:
+        for record in ray.get(relay.take.remote()):
+            listener(record)
+
+    def pump() -> None:
+        while not done.wait(POLL_S):
+            drain()
+
+    thread = threading.Thread(target=pump, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield relay
+    finally:
+        done.set()
+        thread.join()
+        drain()
+        ray.kill(relay)

@@ -1,0 +1,97 @@
+"""Every setting of Ray that this product changes, each with its reason, and the one way to connect."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from retina_ray.config import RuntimeConfig
+from retina_ray.errors import ResourceError
+
+DRIVER_ENVIRONMENT = {
+    # report() passes one result per poll of the controller, whose default is 2 s; it also bounds how long a
+    # checkpoint that was reported but not yet committed can be lost.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Otherwise every line that a worker prints appears twice.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # A worker group that cannot start is given up, and retried, sooner than after the default of 60 s.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+WORKER_ENVIRONMENT = {
+    # A worker whose peer vanished silently would wait 30 s for the process group to shut down.
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+    # Deterministic cuBLAS kernels; read when CUDA starts.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
+COLLECTIVE_TIMEOUT_S = 120
+"""How long a rank waits for the others; the default of 30 minutes would hide a dead peer."""
+
+OBJECT_STORE_BYTES = 200 * 2**20
+"""Of a private cluster: nothing but results travels through it, and the default takes 30 % of the memory."""
+
+
+@contextmanager
+def connected(runtime: RuntimeConfig) -> Iterator[None]:
+    """Connect to the configured cluster, or start a private one, for the length of a block.
+
+    A private cluster has a temporary folder of its own, since two clusters that share one can end each other's
+    training, and a token of its own, so that nobody else on the machine can submit work to it. A process that is
+    already connected stays so.
+
+    Raises:
+        ResourceError: the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.update({name: os.environ.get(name, value) for name, value in DRIVER_ENVIRONMENT.items()})
+    options = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}, "log_to_driver": False, "logging_level": "ERROR"}
+    if runtime.address != "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        try:
+            ray.init(address=runtime.address, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            fix = "check that it runs, and that RAY_AUTH_MODE and the token are those of the cluster"
+            raise ResourceError("cannot reach the Ray cluster", f"{runtime.address} ({error})", fix) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    folder = tempfile.mkdtemp(prefix="rr-", dir="/tmp")  # short: Ray puts sockets below it
+    with _private_authentication():
+        ray.init(
+            address="local",
+            num_cpus=len(os.sched_getaffinity(0)),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=folder,
+            **options,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _private_authentication() -> Iterator[None]:
+    """Authenticate a private cluster by a fresh token, unless the user has chosen a mode."""
+    if "RAY_AUTH_MODE" in os.environ:
+        yield
+        return
+    settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name in settings:
+            os.environ.pop(name, None)

@@ -1,0 +1,158 @@
+"""The folder of a run: its configuration, provenance, predictions and everything made from them.
+
+``<storage>/<run name>/``: ``config.yaml``, ``run.json`` (state, artifact addresses, data, environment),
+``predictions.parquet``, ``metrics.json``, ``history.json``, ``bundle/`` and ``report.html``.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from retina_ray.config import RunConfig, from_mapping, to_yaml
+from retina_ray.data.shards import DatasetManifest
+from retina_ray.data.store import Store
+from retina_ray.errors import ConfigError
+from retina_ray.metrics.table import TaskSummary
+from retina_ray.training.artifact import Artifact, pack_table, read_artifact
+
+RUN = "run.json"
+CONFIG = "config.yaml"
+PREDICTIONS = "predictions.parquet"
+METRICS = "metrics.json"
+
+SHAPING = ("seed", "data", "augment", "method", "optim", "train")
+"""Sections of the configuration that decide what a run's result is."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on storage.
+
+    Attributes:
+        store: its folder.
+    """
+
+    store: Store
+
+    @classmethod
+    def create(cls, config: RunConfig, manifest: DatasetManifest, keys: dict[str, str], *, resume: bool) -> "RunFolder":
+        """Begin a run, or continue one.
+
+        Raises:
+            ConfigError: the run exists and is not to be resumed, or it was another configuration.
+        """
+        folder = cls(Store(config.runtime.storage).child(config.name))
+        if folder.store.exists(RUN):
+            if not resume:
+                fix = "add --resume to continue it, or choose another --name"
+                raise ConfigError("the run exists", folder.store.uri, fix)
+            folder._check_same(config)
+        folder.store.write_bytes(CONFIG, to_yaml(config).encode())
+        folder.update(
+            name=config.name,
+            finished=False,
+            artifacts=keys,
+            fingerprint=manifest.fingerprint,
+            counts=manifest.counts,
+            environment=environment(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        return folder
+
+    @classmethod
+    def open(cls, path: str) -> "RunFolder":
+        """Open an existing run.
+
+        Raises:
+            ConfigError: there is no run.
+        """
+        folder = cls(Store(path))
+        if not folder.store.exists(RUN):
+            raise ConfigError("not a run", path, "give the folder that `retina-ray train` printed")
+        return folder
+
+    def update(self, **facts: Any) -> None:
+        """Add facts to ``run.json``."""
+        known = self.describe() if self.store.exists(RUN) else {}
+        self.store.write_bytes(RUN, json.dumps({**known, **facts}, indent=1).encode())
+
+    def describe(self) -> dict[str, Any]:
+        """Return ``run.json``."""
+        return dict(json.loads(self.store.read_bytes(RUN)))
+
+    def config(self) -> RunConfig:
+        """Return the resolved configuration."""
+        return from_mapping(yaml.safe_load(self.store.read_bytes(CONFIG)))
+
+    def artifacts(self) -> dict[str, Artifact]:
+        """Return the finished artifacts of the run's stages, by stage name."""
+        root = Store(self.config().runtime.storage).child("artifacts")
+        found = {stage: read_artifact(root.child(key)) for stage, key in self.describe()["artifacts"].items()}
+        return {stage: artifact for stage, artifact in found.items() if artifact is not None}
+
+    def write_predictions(self, table: pa.Table) -> None:
+        """Write the prediction table of baselines and final networks."""
+        self.store.write_bytes(PREDICTIONS, pack_table(table))
+
+    def predictions(self) -> pa.Table:
+        """Return the prediction table.
+
+        Raises:
+            ConfigError: the run has none yet.
+        """
+        if not self.store.exists(PREDICTIONS):
+            raise ConfigError("the run is not finished", self.store.uri, "continue it with `retina-ray train --resume`")
+        return pq.read_table(pa.BufferReader(self.store.read_bytes(PREDICTIONS)))
+
+    def write_metrics(self, summaries: list[TaskSummary]) -> None:
+        """Write what every model reaches on the test split."""
+        self.store.write_bytes(METRICS, json.dumps([asdict(each) for each in summaries], indent=1).encode())
+
+    def _check_same(self, config: RunConfig) -> None:
+        before = self.config().model_dump(mode="json")
+        after = config.model_dump(mode="json")
+        for section in SHAPING:
+            if before[section] != after[section]:
+                fix = "give the same recipe, --config and --set as before, or choose another --name"
+                raise ConfigError("the run to resume differs in section", section, fix)
+
+
+def environment() -> dict[str, Any]:
+    """Return what the result may depend on beyond the configuration: versions, commit, machine."""
+    packages = ("retina-ray", "ray", "torch", "torchvision", "numpy", "nvidia-dali-cuda130")
+    return {
+        "versions": {name: _version(name) for name in packages},
+        "commit": code_version(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)),
+    }
+
+
+def code_version() -> str:
+    """Return the git commit of the code, marked if it was changed, or the package version outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed: a repository above it would be somebody else's
+        return _version("retina-ray")
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return _version("retina-ray")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
