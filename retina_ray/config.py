@@ -65,6 +65,7 @@ class SallConfig(Section):
     """SALL: single-task teachers, cross labels, multi-task student."""
 
     name: Literal["sall"] = "sall"
+    """The method."""
     tasks: tuple[TaskName, ...] = Field(default=("dr", "amd"), min_length=1)
     """Tasks to learn; each must be in the data set."""
     backbone: str = "inception_v3"
@@ -101,12 +102,15 @@ class OptimConfig(Section):
     """The optimiser and its learning rate."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
+    """adam, adamw or sgd."""
     lr: float = Field(default=1e-5, gt=0.0)
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates; the first is SGD's momentum."""
     eps: float = Field(default=1e-8, gt=0.0)
+    """Adam's epsilon."""
     weight_decay: float = Field(default=0.0, ge=0.0)
+    """L2 penalty; decoupled in AdamW."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Cosine falls to 0 over train.epochs."""
     warmup_epochs: float = Field(default=0.0, ge=0.0)
@@ -117,6 +121,7 @@ class TrainConfig(Section):
     """The training loop."""
 
     epochs: int = Field(default=32, ge=1)
+    """Passes over the training images at most."""
     global_batch_size: int = Field(default=32, ge=1)
     """Images per optimiser step over all ranks."""
     accumulate: int = Field(default=1, ge=1)
@@ -130,7 +135,11 @@ class TrainConfig(Section):
     batch_norm: Literal["local", "sync"] = "local"
     """``local``: each rank normalises its own share and rank 0's running statistics are kept;
     ``sync``: statistics over all ranks (GPUs only)."""
+    batch_norm_momentum: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Weight of the newest batch in the running statistics; null: the backbone's own. MobileNet's and EfficientNet's 0.01
+    lags by a hundred steps, which a short training from scratch does not have."""
     channels_last: bool = True
+    """Keep images and weights with the channels innermost in memory, which convolutions prefer."""
     compile: bool = False
     """torch.compile the network."""
     deterministic: bool = True
@@ -189,9 +198,11 @@ class TrackingConfig(Section):
     """MLflow."""
 
     enabled: bool = True
+    """Log the run, and register its bundle."""
     uri: str | None = None
     """Tracking server; null: MLFLOW_TRACKING_URI, else an sqlite file in the storage folder's .mlflow."""
     experiment: str = "retina_ray"
+    """MLflow experiment."""
     model_name: str = "retina_ray"
     """Registered model that the bundle becomes a version of."""
 
@@ -202,6 +213,7 @@ class RunConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Folder of the run below runtime.storage."""
     seed: int = Field(default=0, ge=0)
+    """Of initial weights, order, augmentation, dropout and every random choice of images."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     method: SallConfig = SallConfig()

@@ -37,6 +37,7 @@ def sall_debug() -> RunConfig:
             "optim.schedule": "cosine",
             "train.epochs": 12,
             "train.patience": None,
+            "train.batch_norm_momentum": 0.1,
             "evaluate.bootstrap": 200,
             "runtime.workers": 2,
             "runtime.checkpoint.every_s": 20.0,

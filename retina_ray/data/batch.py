@@ -7,7 +7,9 @@ What is not here: where the pixels come from (``loader``).
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 MEAN = (0.485, 0.456, 0.406)
@@ -59,6 +61,13 @@ def normalise(images: Tensor) -> Tensor:
         images = images.permute(0, 3, 1, 2)
     scale, shift = _scale_and_shift(images.device)
     return images * scale - shift
+
+
+def denormalise(images: Tensor) -> NDArray[np.uint8]:
+    """Return normalised images (B, 3, H, W) as pictures (B, H, W, 3) uint8, the inverse of `normalise`."""
+    scale, shift = _scale_and_shift(images.device)
+    pixels = ((images + shift) / scale).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 @lru_cache(maxsize=16)

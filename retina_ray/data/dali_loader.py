@@ -108,11 +108,14 @@ class DaliRenderer:
 
     def _build(self) -> tuple[Pipeline, _Feed]:
         on_gpu = self._device.type == "cuda"
+        device_id = None
+        if on_gpu:
+            device_id = torch.cuda.current_device() if self._device.index is None else self._device.index
         feed = _Feed()
         pipeline = Pipeline(
             batch_size=self._batch_size,
             num_threads=self._num_threads,
-            device_id=(self._device.index or 0) if on_gpu else None,
+            device_id=device_id,
             prefetch_queue_depth=self._prefetch + 1,
         )
         with pipeline:

@@ -228,4 +228,4 @@ class Loader:
         allowed = max(_MIN_DAMAGED, int(_MAX_DAMAGED_SHARE * len(self._samples.rows)))
         if len(self.damaged) > allowed:
             what = f"more than {allowed} of {len(self._samples.rows)} images are damaged"
-            raise DataError(what, ", ".join(self.damaged), "run `retina-ray data verify` and restore the data set")
+            raise DataError(what, ", ".join(self.damaged), "run `retina-ray data inspect` and restore the data set")

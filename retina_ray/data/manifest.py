@@ -14,9 +14,6 @@ from retina_ray.errors import DataError
 MANIFEST = "dataset.json"
 SHARDS = "shards"
 
-PREPROCESSING_VERSION = 1
-"""Version of how ingest crops and resizes a photograph; part of a data set's fingerprint."""
-
 Encoding = Literal["jpeg", "raw"]
 
 

@@ -14,9 +14,9 @@ from typing import Any, Self
 import pyarrow as pa
 import simplejpeg
 
+from retina_ray.data.fundus import PREPROCESSING_VERSION
 from retina_ray.data.manifest import (
     MANIFEST,
-    PREPROCESSING_VERSION,
     SHARDS,
     DatasetManifest,
     Encoding,

@@ -44,7 +44,7 @@ def assign_splits(
 
 
 def assign_folds(groups: Sequence[str], grades: Grades, *, folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Assign each row to one of ``folds`` equal parts for cross-validation (SALL, section IV-A: three).
+    """Assign each row to one of ``folds`` equal parts for cross-validation (SALL, section IV-B: three).
 
     Args:
         groups: N group ids.

@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_ray.metrics.calibration import bin_of
-from retina_ray.metrics.grading import METRICS
+from retina_ray.metrics.grading import METRICS, grading_metrics
 from retina_ray.metrics.probabilities import DEFAULT_BINS, checked, per_image_losses, top_label
 
 Floats = npt.NDArray[np.float64]
+
+INFLATED = frozenset({"ece", "mce"})
+"""Metrics that resampling makes larger on average."""
 
 _CHUNK_VALUES = 4_000_000
 """Weights held at once (R in a chunk times n); bounds memory at some 100 MB whatever the table's size."""
@@ -45,7 +48,7 @@ def bootstrap_intervals(
         seed: same seed, same intervals.
 
     Returns:
-        (low, high) per metric; nan with fewer than two groups or where no resample defines the metric.
+        (low, high) per metric, see `recentred`; nan with fewer than two groups or where no resample defines the metric.
 
     Raises:
         ValueError: no rows, an unknown metric, a level outside (0, 1), or shapes that do not fit each other.
@@ -55,7 +58,24 @@ def bootstrap_intervals(
     unknown = sorted(set(metrics) - set(samples))
     if unknown:
         raise ValueError(f"unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}")
-    return {name: percentile_interval(samples[name], level) for name in metrics}
+    values = grading_metrics(probabilities, truth, bins=bins)
+    intervals = {name: percentile_interval(recentred(name, samples[name], values[name]), level) for name in metrics}
+    return {name: (max(low, 0.0), high) if name in INFLATED else (low, high) for name, (low, high) in intervals.items()}
+
+
+def recentred(metric: str, samples: Floats, value: float) -> Floats:
+    """Return samples (R,) of a metric without the bias of resampling.
+
+    A resample repeats images, so its bins look noisier than the data's: calibration errors come out too large, and
+    their plain interval can miss the value itself. Those of `INFLATED` are moved to have the value as their mean;
+    other metrics are returned as they are.
+
+    Args:
+        metric: name from `METRICS`.
+        samples: (R,) of the metric, or of its difference between two models.
+        value: the same on the data.
+    """
+    return samples - samples.mean() + value if metric in INFLATED else samples
 
 
 def percentile_interval(samples: Floats, level: float) -> tuple[float, float]:

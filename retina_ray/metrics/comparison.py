@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from retina_ray.metrics.bootstrap import bootstrap_samples, percentile_interval
+from retina_ray.metrics.bootstrap import bootstrap_samples, percentile_interval, recentred
 from retina_ray.metrics.grading import METRICS, grading_metrics
 from retina_ray.metrics.probabilities import DEFAULT_BINS
 from retina_ray.metrics.table import graded_tasks, select, validate
@@ -83,14 +83,16 @@ def paired_differences(
             samples.append(
                 bootstrap_samples(probabilities, truth, ours.groups[left], resamples=resamples, bins=bins, seed=seed)
             )
+        gains = {name: metrics[0][name] - metrics[1][name] for name in METRICS}
+        resampled = {name: recentred(name, samples[0][name] - samples[1][name], gains[name]) for name in METRICS}
         differences.append(
             TaskDifference(
                 model=model,
                 baseline=baseline,
                 task=task,
                 n=len(shared),
-                metrics={name: metrics[0][name] - metrics[1][name] for name in METRICS},
-                intervals={name: percentile_interval(samples[0][name] - samples[1][name], level) for name in METRICS},
+                metrics=gains,
+                intervals={name: percentile_interval(resampled[name], level) for name in METRICS},
             )
         )
     return differences

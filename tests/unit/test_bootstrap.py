@@ -86,3 +86,16 @@ def test_misuse_is_refused() -> None:
         bootstrap_intervals(probabilities, truth, groups, level=95.0, resamples=5, seed=0)
     with pytest.raises(ValueError, match="one group per image"):
         bootstrap_intervals(probabilities, truth, groups[:-1], resamples=5, seed=0)
+
+
+def test_interval_of_the_calibration_error_holds_the_value() -> None:
+    # Calibrated by construction: plain resampling would put the whole interval above the small true error.
+    rng = np.random.default_rng(8)
+    confidence = rng.uniform(0.5, 1.0, size=1500)
+    probabilities = np.stack([confidence, 1.0 - confidence], axis=1)
+    truth = (rng.random(1500) > confidence).astype(int)
+    value = grading_metrics(probabilities, truth)["ece"]
+    plain = bootstrap_samples(probabilities, truth, np.arange(1500), resamples=300, seed=0)["ece"]
+    low, high = bootstrap_intervals(probabilities, truth, np.arange(1500), resamples=300, seed=0)["ece"]
+    assert plain.mean() > value
+    assert 0.0 <= low < value < high

@@ -1,0 +1,161 @@
+"""Bytes of unknown origin -> an RGB photograph, or an error that names the file and the cause.
+
+Ingest and serving decode through this file, so a photograph that one accepts the other accepts too, with equal pixels.
+What is not here: finding the fundus in the photograph (``fundus``) and colour management (ICC profiles are ignored).
+"""
+
+import io
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, ImageOps
+
+from retina_ray.errors import DataError
+
+MIN_SIDE = 64
+MAX_SIDE = 16_384
+MAX_PIXELS = 64 * 2**20
+MAX_JPEG_SCANS = 64
+"""Genuine progressive JPEGs hold about ten; each scan costs a pass over all coefficients, however few its bytes."""
+
+_ORIENTATION_TAG = 0x0112
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"BM": "BMP",
+}
+
+
+class CorruptImageError(DataError):
+    """A file that is no photograph, or a damaged or an over-sized one."""
+
+
+def decode_photograph(data: bytes, *, name: str, target: int | None = None) -> npt.NDArray[np.uint8]:
+    """Decode a JPEG, PNG, TIFF, BMP or WebP file as it is to be looked at: upright, RGB, 8 bits.
+
+    The format is told by the first bytes, never by the name. The dimensions are checked in the header, before memory
+    is spent on pixels. A JPEG is decoded strictly: bit rot that other decoders turn into garbage pixels is an error.
+
+    Args:
+        data: the file.
+        name: what error messages call it.
+        target: where given, a JPEG may be decoded at 1/2, 3/8, 1/4 or 1/8 of its size, the smallest of these whose
+            short side is still at least ``target`` pixels.
+
+    Returns:
+        Pixels, uint8 (H, W, 3) RGB in 0..255.
+
+    Raises:
+        CorruptImageError: the file is empty, of another format, truncated, damaged, or outside the size limits.
+    """
+    image_format = _format_of(data, name)
+    if image_format == "JPEG":
+        return _decode_jpeg(data, name, target)
+    return _decode_with_pillow(data, name, image_format)
+
+
+def _format_of(data: bytes, name: str) -> str:
+    if not data:
+        raise CorruptImageError("the file is empty", name, "copy it again from its source")
+    for magic, image_format in _MAGIC.items():
+        if data.startswith(magic):
+            return image_format
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise CorruptImageError("the file is a web page, not an image", name, "download it again, signed in if need be")
+    raise CorruptImageError("the file is no image of a known format", name, "give JPEG, PNG, TIFF, BMP or WebP")
+
+
+def _check_dimensions(width: int, height: int, name: str) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise CorruptImageError(
+            f"the image is too small, {width} x {height} pixels", name, f"give at least {MIN_SIDE} pixels per side"
+        )
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise CorruptImageError(
+            f"the image is too large, {width} x {height} pixels",
+            name,
+            f"reduce it to at most {MAX_SIDE} pixels per side and {MAX_PIXELS >> 20} x 2^20 pixels",
+        )
+
+
+def _decode_jpeg(data: bytes, name: str, target: int | None) -> npt.NDArray[np.uint8]:
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise _damaged("JPEG", error, name) from error
+    _check_dimensions(int(width), int(height), name)
+    scans = data.count(b"\xff\xda")
+    if scans > MAX_JPEG_SCANS:
+        raise CorruptImageError(f"the JPEG holds {scans} scans", name, "save it again as a baseline JPEG")
+    least = target or 0
+    try:
+        # A factor of 2 leaves out 7/8, 6/8 and 5/8, whose inverse transforms are slower than that of full size.
+        image = simplejpeg.decode_jpeg(
+            data, min_height=least, min_width=least, min_factor=2.0 if target else 1.0, strict=True
+        )
+    except ValueError as error:
+        raise _damaged("JPEG", error, name) from error
+    return _upright(image, _jpeg_orientation(data))
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    """Return the EXIF orientation, 1 to 8; an unreadable EXIF block says nothing, hence 1."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # the pixels are sound; Pillow's metadata parsers raise almost any type
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """Undo an EXIF orientation: from 5 on the axes are swapped, and each code adds a mirroring."""
+    if orientation >= 5:
+        image = np.asarray(cv2.transpose(image), dtype=np.uint8)
+    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)  # cv2: 0 rows, 1 columns, -1 both
+    return image if flip is None else np.asarray(cv2.flip(image, flip), dtype=np.uint8)
+
+
+def _decode_with_pillow(data: bytes, name: str, image_format: str) -> npt.NDArray[np.uint8]:
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=[image_format])
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise CorruptImageError(
+            "the image is too large", name, f"reduce it to at most {MAX_PIXELS >> 20} x 2^20 pixels"
+        ) from error
+    except Exception as error:  # at bytes from outside, Pillow's plug-ins raise almost any type
+        raise _damaged(image_format, error, name) from error
+    _check_dimensions(image.width, image.height, name)
+    try:
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image), name)
+    except CorruptImageError:
+        raise
+    except Exception as error:  # as above
+        raise _damaged(image_format, error, name) from error
+
+
+def _rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
+    """Return 8-bit RGB pixels of an image of any mode; transparent pixels become black, like the fundus's surround."""
+    if image.mode.startswith("I;16"):
+        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise CorruptImageError(
+            f"the image has 32-bit pixels (mode {image.mode})", name, "save it with 8 or 16 bits per channel"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image)
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _damaged(image_format: str, error: Exception, name: str) -> CorruptImageError:
+    return CorruptImageError(f"the {image_format} file is damaged ({error})", name, "copy it again from its source")

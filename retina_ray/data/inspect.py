@@ -1,0 +1,150 @@
+"""What a data set holds, whether it is sound, and a sheet of its images to look at before training on them."""
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, ImageDraw, ImageFont
+
+from retina_ray.data.schema import SPLITS
+from retina_ray.data.shards import ShardedDataset
+from retina_ray.data.splits import leaks
+
+_LABEL_WIDTH = 150
+_GAP = 4
+_FONT_SIZE = 14
+_CAPTION_SIZE = 11
+
+
+@dataclass(frozen=True)
+class InspectReport:
+    """What `inspect_dataset` found.
+
+    Attributes:
+        rows: images in all.
+        rows_per_split: images per split.
+        rows_per_source: images per source.
+        counts: images per split, task and grade.
+        masks: images with lesion masks.
+        duplicates: ids of images whose stored bytes are equal, per set of equals.
+        leaking_groups: groups with images in more than one split.
+        damaged_shards: names of shards whose SHA-256 is wrong.
+        image_size: pixels of a side of the stored squares.
+        encoding: jpeg or raw.
+        size_bytes: of all shards.
+    """
+
+    rows: int
+    rows_per_split: dict[str, int]
+    rows_per_source: dict[str, int]
+    counts: dict[str, dict[str, list[int]]]
+    masks: int
+    duplicates: tuple[tuple[str, ...], ...]
+    leaking_groups: tuple[str, ...]
+    damaged_shards: tuple[str, ...]
+    image_size: int
+    encoding: str
+    size_bytes: int
+
+    @property
+    def sound(self) -> bool:
+        """Whether there is neither a duplicate, nor a leaking group, nor a damaged shard."""
+        return not (self.duplicates or self.leaking_groups or self.damaged_shards)
+
+
+def inspect_dataset(dataset: ShardedDataset) -> InspectReport:
+    """Count and check a data set; reads every byte of it.
+
+    The counts are made from the rows, not copied from the manifest.
+    """
+    manifest = dataset.manifest
+    sources, rows_per_source = np.unique(dataset.sources, return_counts=True)
+    return InspectReport(
+        rows=len(dataset),
+        rows_per_split={split: int((dataset.splits == split).sum()) for split in SPLITS},
+        rows_per_source=dict(zip(sources.tolist(), rows_per_source.tolist(), strict=True)),
+        counts={
+            split: {
+                task.name: [
+                    int(((dataset.splits == split) & (dataset.grades[task.name] == grade)).sum())
+                    for grade in range(task.num_grades)
+                ]
+                for task in dataset.tasks
+            }
+            for split in SPLITS
+        },
+        masks=int(dataset.has_mask.sum()),
+        duplicates=_duplicates(dataset),
+        leaking_groups=tuple(leaks(dataset.group_ids.tolist(), dataset.splits.tolist())),
+        damaged_shards=tuple(dataset.verify()),
+        image_size=manifest.image_size,
+        encoding=manifest.encoding,
+        size_bytes=sum(shard.bytes for shard in manifest.shards),
+    )
+
+
+def contact_sheet(dataset: ShardedDataset, path: Path, *, per_grade: int = 4, cell: int = 160) -> None:
+    """Write a PNG with a line of images for every task and grade, taken from all over the data set.
+
+    Args:
+        dataset: at least one row.
+        path: of the PNG; its folder is made.
+        per_grade: images per line, at most.
+        cell: pixels of a side of an image.
+    """
+    lines = [
+        (f"{task.name} {grade}", name, np.flatnonzero(dataset.grades[task.name] == grade))
+        for task in dataset.tasks
+        for grade, name in enumerate(task.grades)
+    ]
+    height = cell + _CAPTION_SIZE + 2 * _GAP
+    sheet = Image.new("RGB", (_LABEL_WIDTH + per_grade * (cell + _GAP), len(lines) * height + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    font, caption_font = ImageFont.load_default(_FONT_SIZE), ImageFont.load_default(_CAPTION_SIZE)
+    for line, (grade, name, rows) in enumerate(lines):
+        top = _GAP + line * height
+        draw.text((2 * _GAP, top), f"{grade}\n{name}\n{len(rows)} images", "black", font)
+        for column, row in enumerate(_spread(rows, per_grade)):
+            left = _LABEL_WIDTH + column * (cell + _GAP)
+            if dataset.check(row):
+                image = cv2.resize(_pixels(dataset, row), (cell, cell), interpolation=cv2.INTER_AREA)
+                sheet.paste(Image.fromarray(image), (left, top))
+            else:
+                draw.text((left, top), "damaged", "red", font)
+            caption = f"{dataset.splits[row]}: {Path(dataset.image_ids[row]).name}"
+            draw.text((left, top + cell), _shortened(caption, caption_font, cell), "black", caption_font)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, "PNG")
+
+
+def _duplicates(dataset: ShardedDataset) -> tuple[tuple[str, ...], ...]:
+    """Return the ids of images that are stored equal; equal files are, for the conversion is deterministic."""
+    ids: dict[bytes, list[str]] = defaultdict(list)
+    for row, image_id in enumerate(dataset.image_ids.tolist()):
+        ids[hashlib.sha256(dataset.image(row)).digest()].append(image_id)
+    return tuple(tuple(same) for same in ids.values() if len(same) > 1)
+
+
+def _spread(rows: npt.NDArray[np.intp], number: int) -> list[int]:
+    """Return at most ``number`` of the rows, evenly spread."""
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int))
+    return [int(rows[index]) for index in chosen]
+
+
+def _pixels(dataset: ShardedDataset, row: int) -> npt.NDArray[np.uint8]:
+    if dataset.manifest.encoding == "jpeg":
+        return np.asarray(simplejpeg.decode_jpeg(dataset.image(row)), dtype=np.uint8)
+    size = dataset.manifest.image_size
+    return np.frombuffer(dataset.image(row), dtype=np.uint8).reshape(size, size, 3)
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Return the text, its end cut off where it is wider than ``width`` pixels."""
+    while font.getlength(text) > width:
+        text = text[:-1]
+    return text

@@ -1,0 +1,94 @@
+"""What every source yields: one row per photograph, with the grades that are known of it.
+
+What is not here: reading photographs (``ingest`` does, in parallel), and any one data set's file layout.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from retina_ray.data.schema import KNOWN_TASKS, Task, task_of
+from retina_ray.errors import DataError
+
+MAX_GRADE = 127
+"""Grades are stored in 8 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """One photograph of a source.
+
+    Attributes:
+        image: the file.
+        image_id: unique within the data set to be made.
+        group_id: rows of one patient (or eye pair) share it, so that no split separates them.
+        source: name of the data set the photograph comes from.
+        grades: per task; None or a missing task means not graded.
+        split: train, validation or test where the source prescribes it.
+        laterality: left or right where known.
+        line: of the table it was read from, counted from 1; None where there is no table.
+    """
+
+    image: Path
+    image_id: str
+    group_id: str
+    source: str
+    grades: dict[str, int | None]
+    split: str | None = None
+    laterality: str | None = None
+    line: int | None = None
+
+
+class Source(Protocol):
+    """A way a data set is published."""
+
+    def rows(self) -> Sequence[SourceRow]:
+        """Return all rows, in an order that depends on the source's content alone.
+
+        Raises:
+            DataError: when the source does not hold what its layout promises; names file and line.
+        """
+
+
+def check_grade(task: str, grade: int, where: str) -> None:
+    """Check that a task has a grade.
+
+    Args:
+        task: its name; a known task has known grades, another may have any up to `MAX_GRADE`.
+        grade: as read.
+        where: file and line for the message.
+
+    Raises:
+        DataError: when it has not.
+    """
+    highest = KNOWN_TASKS[task].num_grades - 1 if task in KNOWN_TASKS else MAX_GRADE
+    if not 0 <= grade <= highest:
+        raise DataError(f"{where}: task {task} has no such grade", grade, f"use 0..{highest}, or leave it empty")
+
+
+def tasks_of(rows: Sequence[SourceRow]) -> tuple[Task, ...]:
+    """Return the tasks that rows are graded for, in the order of their first appearance.
+
+    Raises:
+        DataError: when no row has a grade, or a task's name is no lower-case identifier.
+    """
+    highest: dict[str, int] = {}
+    for row in rows:
+        for task, grade in row.grades.items():
+            if grade is not None:
+                highest[task] = max(highest.get(task, 0), grade)
+    if not highest:
+        raise DataError("no image has a grade", f"{len(rows)} rows", "check the columns or folders of the grades")
+    return tuple(_task(name, grade + 1) for name, grade in highest.items())
+
+
+def _task(name: str, num_grades: int) -> Task:
+    try:
+        return task_of(name, num_grades)
+    except ValidationError as error:
+        raise DataError(
+            "this is no name for a task", name, "use lower-case letters, digits and _, a letter first"
+        ) from error

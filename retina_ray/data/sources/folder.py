@@ -1,0 +1,80 @@
+"""Photographs sorted into folders by grade, without a table.
+
+Two layouts are read: ``<root>/<grade>/*`` for one task that the caller names, and ``<root>/<task>/<grade>/*`` for
+several. Grades are folder names 0, 1, 2, ... Nothing tells which photographs belong to one patient, so each is a group
+of its own: where a patient has several, use a table with a group column.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from retina_ray.data.sources.base import SourceRow, check_grade
+from retina_ray.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+"""Files that are taken for photographs, in any case; others (notes, thumbnails' databases) are passed over."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Folders of photographs as a `Source`; the fields are those of `read_folder`."""
+
+    root: Path
+    task: str | None = None
+    name: str | None = None
+
+    def rows(self) -> Sequence[SourceRow]:
+        """Return all rows, sorted by path."""
+        return read_folder(self.root, task=self.task, name=self.name)
+
+
+def read_folder(root: Path, *, task: str | None = None, name: str | None = None) -> list[SourceRow]:
+    """List the photographs below a folder.
+
+    Args:
+        root: ``<root>/<grade>/*`` where ``task`` is given, else ``<root>/<task>/<grade>/*``.
+        task: whose grades the folders are.
+        name: of the source; default: the folder's name.
+
+    Returns:
+        A row per photograph, sorted by path, which relative to the root is its ``image_id``.
+
+    Raises:
+        DataError: no folder, no photograph, or a folder that is no grade of its task.
+    """
+    if not root.is_dir():
+        raise DataError("there is no such folder", str(root), "check the path")
+    if task is None and any(folder.name.isdecimal() for folder in _folders(root)):
+        raise DataError("the folders are grades, but of which task is not said", str(root), "name the task")
+    tasks = {task: root} if task is not None else {folder.name: folder for folder in _folders(root)}
+    rows = [
+        SourceRow(
+            image=image,
+            image_id=image.relative_to(root).as_posix(),
+            group_id=image.relative_to(root).as_posix(),
+            source=name or root.resolve().name,
+            grades={task_name: grade},
+        )
+        for task_name, folder in tasks.items()
+        for grade, image in _graded(task_name, folder)
+    ]
+    if not rows:
+        raise DataError(
+            "the folder holds no photographs", str(root), f"expected <task>/<grade>/* with {', '.join(SUFFIXES)}"
+        )
+    return rows
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _graded(task: str, folder: Path) -> Iterator[tuple[int, Path]]:
+    for graded in _folders(folder):
+        if not graded.name.isdecimal():
+            raise DataError("this folder is no grade", str(graded), "name it 0, 1, 2, ... or move it away")
+        check_grade(task, int(graded.name), str(graded))
+        for image in sorted(graded.iterdir()):
+            if image.is_file() and image.suffix.lower() in SUFFIXES and not image.name.startswith("."):
+                yield int(graded.name), image

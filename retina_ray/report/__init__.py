@@ -1,0 +1,1 @@
+"""Tables, figures and the HTML report, computed from a run's prediction table."""

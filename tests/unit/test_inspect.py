@@ -1,0 +1,108 @@
+"""Inspecting a data set: right counts, and every kind of defect found."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from retina_ray.data.inspect import contact_sheet, inspect_dataset
+from retina_ray.data.schema import KNOWN_TASKS
+from retina_ray.data.shards import Row, ShardedDataset, ShardWriter
+
+SIZE = 64
+TASKS = (KNOWN_TASKS["dr"], KNOWN_TASKS["amd"])
+
+
+def square(colour: int, encoding: str) -> bytes:
+    image = np.full((SIZE, SIZE, 3), (colour, 0, 255 - colour), np.uint8)
+    return image.tobytes() if encoding == "raw" else simplejpeg.encode_jpeg(image)
+
+
+def dataset(folder: Path, *, encoding: str = "jpeg", **changes: dict[int, object]) -> ShardedDataset:
+    """Twelve rows of two shards; ``changes`` replaces fields of single rows."""
+    out = str(folder / encoding)
+    with ShardWriter(
+        out, tasks=TASKS, image_size=SIZE, encoding=encoding, source="drawn", shard_bytes=6 * (SIZE * SIZE * 3 + 1100)
+    ) as writer:
+        for index in range(12):
+            fields: dict[str, object] = {
+                "image_id": f"eye {index}",
+                "group_id": f"patient {index // 2}",
+                "source": "clinic" if index < 8 else "screening",
+                "split": ("train", "train", "train", "validation", "test", "test")[index // 2],
+                "image": square(20 * index, encoding),
+                "width": SIZE,
+                "height": SIZE,
+                "sha256": f"{index:064x}",
+                "grades": {"dr": index % 5, "amd": None if index % 2 else 1},
+                "mask": b"mask" if index < 3 else None,
+            }
+            fields |= {name: values[index] for name, values in changes.items() if index in values}
+            writer.add(Row(**fields))
+    return ShardedDataset.open(out)
+
+
+def test_a_sound_data_set_is_counted(tmp_path):
+    data = dataset(tmp_path, encoding="raw")
+    report = inspect_dataset(data)
+    assert report.sound
+    assert (report.rows, report.masks, report.image_size, report.encoding) == (12, 3, SIZE, "raw")
+    assert report.rows_per_split == {"train": 6, "validation": 2, "test": 4}
+    assert report.rows_per_source == {"clinic": 8, "screening": 4}
+    assert report.counts == data.manifest.counts
+    assert report.counts["train"] == {"dr": [2, 1, 1, 1, 1], "amd": [0, 3, 0, 0]}
+    assert report.size_bytes == sum(path.stat().st_size for path in (tmp_path / "raw/shards").iterdir())
+
+
+def test_duplicates_and_leaks_are_named(tmp_path):
+    report = inspect_dataset(
+        dataset(tmp_path, image={7: square(40, "jpeg"), 9: square(40, "jpeg")}, group_id={11: "patient 0"})
+    )
+    assert report.duplicates == (("eye 2", "eye 7", "eye 9"),)
+    assert report.leaking_groups == ("patient 0",)
+    assert not report.sound
+
+
+def flip_a_byte_of(data: ShardedDataset, row: int, folder: Path) -> str:
+    """Damage a row's pixels on disk and return the shard's name."""
+    pixels = bytes(data.image(row))
+    for path in sorted((folder / "raw/shards").iterdir()):
+        content = path.read_bytes()
+        if (position := content.find(pixels)) >= 0:
+            path.write_bytes(content[:position] + b"\x99" + content[position + 1 :])
+            return path.name
+    raise AssertionError
+
+
+def test_damage_is_found_in_the_shard_where_it_is(tmp_path):
+    shard = flip_a_byte_of(dataset(tmp_path, encoding="raw"), 10, tmp_path)
+    assert shard != "00000.arrow"
+    report = inspect_dataset(ShardedDataset.open(str(tmp_path / "raw")))
+    assert report.damaged_shards == (shard,)
+    assert not report.sound
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_contact_sheet_shows_each_grade_in_its_line(tmp_path, encoding):
+    data = dataset(tmp_path, encoding=encoding)
+    path = tmp_path / "new folder" / "sheet.png"
+    contact_sheet(data, path, per_grade=2, cell=80)
+    sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    height = sheet.shape[0] // 9  # five grades of dr, four of amd
+    for grade in range(5):
+        line = sheet[grade * height : (grade + 1) * height]
+        for column, row in enumerate((grade, grade + 5 + (5 if grade < 2 else 0))):
+            pixel = line[height // 2, line.shape[1] - 2 * 84 + column * 84 + 40]
+            assert np.abs(pixel - (20 * row, 0, 255 - 20 * row)).max() < 8
+        assert (line[:, :150].min(axis=2) < 100).sum() > 100  # the label
+    assert (sheet[5 * height : 6 * height, -168:].min(axis=2) > 200).mean() > 0.99  # nobody has amd 0
+
+
+def test_contact_sheet_marks_a_damaged_image(tmp_path):
+    flip_a_byte_of(dataset(tmp_path, encoding="raw"), 0, tmp_path)
+    contact_sheet(ShardedDataset.open(str(tmp_path / "raw")), tmp_path / "sheet.png", per_grade=1, cell=80)
+    first = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)[:80, -84:]
+    assert (first == 255).all(axis=2).mean() > 0.8
+    assert ((first[..., 0] > 200) & (first[..., 1] < 100)).sum() > 20

@@ -1,0 +1,449 @@
+"""From a data set to batches, with both backends: pixels, order, resuming, damage, masks, threads."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+
+from retina_ray.data.augment import Augmentation, matrices
+from retina_ray.data.batch import Batch, normalise
+from retina_ray.data.dali_loader import DaliRenderer
+from retina_ray.data.loader import Loader, Samples
+from retina_ray.data.masks import encode_mask
+from retina_ray.data.order import Share
+from retina_ray.data.schema import task_of
+from retina_ray.data.shards import Row, ShardedDataset, ShardWriter
+from retina_ray.data.torch_loader import TorchRenderer, decode_image, warp, warp_mask
+from retina_ray.errors import DataError
+
+CPU = torch.device("cpu")
+SIZE = 48
+NUM_ROWS = 22
+BLACK = normalise(torch.zeros(1, 1, 1, 3, dtype=torch.uint8)).view(3)
+
+both_backends = pytest.mark.parametrize("backend", ["torch", "dali"])
+both_encodings = pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+
+
+def photo(i: int, size: int = SIZE) -> NDArray[np.uint8]:
+    """Smooth colours with some noise, a disc on black."""
+    rng = np.random.default_rng(i)
+    coarse = rng.integers(40, 256, (6, 6, 3), dtype=np.uint8)
+    image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC).astype(float)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    inside = (x**2 + y**2 < (size / 2) ** 2)[..., None]
+    return np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8) * inside
+
+
+def encode(image: NDArray[np.uint8], encoding: str, subsampling: str = "420") -> bytes:
+    if encoding == "raw":
+        return image.tobytes()
+    return bytes(simplejpeg.encode_jpeg(image, quality=92, colorsubsampling=subsampling))
+
+
+def write(
+    out: Path, encoding: Literal["jpeg", "raw"] = "raw", replaced: dict[int, bytes] | None = None
+) -> ShardedDataset:
+    """A data set of NUM_ROWS photographs; every even row has a mask: the pixels that are bright in red."""
+    tasks = (task_of("dr", 5), task_of("amd", 4))
+    with ShardWriter(str(out), tasks=tasks, image_size=SIZE, encoding=encoding, source="drawn") as writer:
+        for i in range(NUM_ROWS):
+            image = photo(i)
+            bright = image[..., 0] >= 128
+            planes = np.stack([bright, ~bright, np.zeros_like(bright), np.ones_like(bright)])
+            writer.add(
+                Row(
+                    image_id=f"image-{i}",
+                    group_id=f"patient-{i}",
+                    source="drawn",
+                    split="train",
+                    image=(replaced or {}).get(i) or encode(image, encoding),
+                    width=SIZE,
+                    height=SIZE,
+                    sha256="0" * 64,
+                    grades={"dr": i % 5} if i % 2 else {"amd": i % 4},
+                    mask=None if i % 2 else encode_mask(planes),
+                )
+            )
+    return ShardedDataset.open(str(out))
+
+
+@pytest.fixture(scope="module")
+def raw_set(tmp_path_factory: pytest.TempPathFactory) -> ShardedDataset:
+    return write(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="module")
+def jpeg_set(tmp_path_factory: pytest.TempPathFactory) -> ShardedDataset:
+    return write(tmp_path_factory.mktemp("jpeg"), "jpeg")
+
+
+def make(dataset: ShardedDataset, backend: str, *, rows: NDArray[np.int64] | None = None, **changes: Any) -> Loader:
+    rows = np.arange(len(dataset)) if rows is None else rows
+    options: dict[str, Any] = {
+        "share": Share(0, 1, 8, 2),
+        "augmentation": Augmentation(),
+        "image_size": 32,
+        "device": CPU,
+        "seed": 5,
+        "num_threads": 2,
+        "shuffle": True,
+    }
+    return Loader(Samples(dataset, rows, dataset.grades), backend=cast(Any, backend), **options | changes)
+
+
+def flat(steps: Iterator[list[Batch]]) -> list[Batch]:
+    return [batch for step in steps for batch in step]
+
+
+@both_encodings
+@pytest.mark.parametrize("out_size", [32, 48, 65])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(), Augmentation(scale=0, skew=0)])
+def test_dali_and_torch_render_the_same_pixels(
+    raw_set: ShardedDataset, jpeg_set: ShardedDataset, encoding: str, out_size: int, augmentation: Augmentation | None
+) -> None:
+    """One level apart at most, where the exact value lies at a half; no exception for edges or borders.
+
+    Both resample in floating point from the same matrices and round once, and both decode JPEG by libjpeg-turbo's exact
+    IDCT. At a ratio such as 48 / 32 one value in 32 is an exact half, which the two round differently.
+    """
+    dataset = raw_set if encoding == "raw" else jpeg_set
+    rows = np.arange(NUM_ROWS)
+    geometry = matrices(augmentation, seed=2, epoch=0, rows=rows, in_size=SIZE, out_size=out_size)
+    torch_renderer = TorchRenderer(dataset, image_size=out_size, device=CPU, num_threads=2, prefetch=1)
+    dali_renderer = DaliRenderer(
+        dataset, image_size=out_size, device=CPU, num_threads=2, prefetch=1, batch_size=NUM_ROWS
+    )
+    ours, theirs = (
+        next(renderer.render([(rows, geometry)])).images.numpy().astype(int)
+        for renderer in (torch_renderer, dali_renderer)
+    )
+    assert ours.shape == theirs.shape == (NUM_ROWS, out_size, out_size, 3)
+    assert ours.std() > 30
+    difference = abs(ours - theirs)
+    assert difference.max() <= 1
+    assert difference.mean() < 0.05
+    torch_renderer.close()
+    dali_renderer.close()
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "Gray"])
+def test_both_decode_every_kind_of_jpeg_alike(tmp_path: Path, subsampling: str) -> None:
+    image = photo(0)
+    if subsampling == "Gray":
+        data = bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(image[..., :1]), colorspace="GRAY"))
+    else:
+        data = encode(image, "jpeg", subsampling)
+    dataset = write(tmp_path, "jpeg", {0: data})
+    unchanged = Augmentation(scale=0, rotate90=False, flip=False, skew=0)
+    pixels = []
+    for backend in ("torch", "dali"):
+        loader = make(dataset, backend, augmentation=unchanged, image_size=SIZE, shuffle=False)
+        pixels.append(next(loader.epoch(0))[0].images[0])
+        loader.close()
+        assert loader.damaged == []
+    assert torch.equal(pixels[0], pixels[1])
+
+
+@both_backends
+def test_flips_and_quarter_turns_move_pixels_exactly(raw_set: ShardedDataset, backend: str) -> None:
+    loader = make(raw_set, backend, augmentation=Augmentation(scale=0, skew=0), image_size=SIZE)
+    kinds = set()
+    for epoch in range(3):
+        for batch in flat(loader.epoch(epoch)):
+            for image, row in zip(batch.images, batch.rows.tolist(), strict=True):
+                original = torch.from_numpy(photo(row))
+                moved = [
+                    (turn, flip)
+                    for turn in range(4)
+                    for flip in (False, True)
+                    if torch.equal(image, normalise(torch.rot90(original.flip(0) if flip else original, turn)[None])[0])
+                ]
+                assert len(moved) == 1
+                kinds.add(moved[0])
+    assert len(kinds) == 8
+    loader.close()
+
+
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_shortcut_of_moves_equals_resampling(turn: int, flip: bool) -> None:
+    """A hair's breadth of magnification disables the shortcut and changes no pixel."""
+    size = 21
+    image = photo(1, size)
+    cos, sin = [(1, 0), (0, 1), (-1, 0), (0, -1)][turn]
+    linear = np.array([[cos, sin], [-sin, cos]]) @ np.diag([-1 if flip else 1, 1])
+    centre = np.full(2, size / 2)
+    exact = np.column_stack([linear, centre - linear @ centre]).astype(np.float32)
+    nearly = np.column_stack([linear * (1 - 1e-6), centre - linear * (1 - 1e-6) @ centre]).astype(np.float32)
+    moved = warp(image, exact, size)
+    np.testing.assert_array_equal(moved, warp(image, nearly, size))
+    assert np.shares_memory(moved, image)
+
+
+def test_a_half_pixel_shift_averages_neighbours() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[1, 1] = 200
+    shifted = warp(image, np.array([[1, 0, 0.5], [0, 1, 0]], np.float32), 4)
+    assert shifted[1, :, 0].tolist() == [100, 100, 0, 0]
+
+
+def test_beyond_the_border_is_black() -> None:
+    white = np.full((8, 8, 3), 255, np.uint8)
+    shifted = warp(white, np.array([[1, 0, -3], [0, 1, 0]], np.float32), 8)
+    assert shifted[0, :, 0].tolist() == [0, 0, 0, 255, 255, 255, 255, 255]
+
+
+def test_normalise_takes_both_layouts_and_is_imagenet_s() -> None:
+    images = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8)
+    expected = (images.double() / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    normalised = normalise(images)
+    assert normalised.dtype == torch.float32
+    assert normalised.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(normalised, expected.permute(0, 3, 1, 2), rtol=1e-5, atol=1e-6)
+    assert torch.equal(normalise(images.permute(0, 3, 1, 2).contiguous()), normalised)
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(1, 4, 4, 3), torch.zeros(4, 4, 3).byte(), torch.zeros(1, 4, 4, 4).byte()]
+)
+def test_normalise_refuses_what_is_no_batch_of_images(wrong: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="images are uint8"):
+        normalise(wrong)
+
+
+@both_backends
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_every_row_of_the_pass_counts_once_over_all_ranks(raw_set: ShardedDataset, backend: str, shuffle: bool) -> None:
+    chosen = np.array([20, 3, 5, 7, 11, 0, 1])
+    counted: list[int] = []
+    for rank in range(2):
+        loader = make(raw_set, backend, rows=chosen, share=Share(rank, 2, 8, 2), shuffle=shuffle)
+        steps = list(loader.epoch(0))
+        assert len(steps) == loader.steps_per_epoch == 1
+        assert [len(batch.rows) for step in steps for batch in step] == [2, 2]
+        for batch in flat(iter(steps)):
+            counted += batch.rows[batch.weight == 1].tolist()
+        loader.close()
+    assert sorted(counted) == sorted(chosen.tolist())
+
+
+@both_backends
+def test_resuming_equals_not_having_stopped(jpeg_set: ShardedDataset, backend: str) -> None:
+    loader = make(jpeg_set, backend)
+    whole = list(loader.epoch(1))
+    abandoned = loader.epoch(1)
+    next(abandoned)
+    abandoned.close()
+    tail = list(loader.epoch(1, start=1))
+    fresh = make(jpeg_set, backend)
+    again = list(fresh.epoch(1, start=1))
+    assert len(whole) == 3
+    assert len(tail) == len(again) == 2
+    for kept, resumed, restarted in zip(flat(iter(whole[1:])), flat(iter(tail)), flat(iter(again)), strict=True):
+        assert torch.equal(kept.rows, resumed.rows)
+        assert torch.equal(kept.images, resumed.images)
+        assert torch.equal(kept.images, restarted.images)
+        assert torch.equal(kept.weight, resumed.weight)
+    loader.close()
+    fresh.close()
+
+
+@both_backends
+def test_two_passes_at_once_do_not_mix(raw_set: ShardedDataset, backend: str) -> None:
+    loader = make(raw_set, backend)
+    expected = [[batch.images for batch in flat(loader.epoch(epoch))] for epoch in (0, 1)]
+    pairs = list(zip(loader.epoch(0), loader.epoch(1), strict=True))
+    for epoch in (0, 1):
+        found = [batch.images for pair in pairs for batch in pair[epoch]]
+        assert all(torch.equal(a, b) for a, b in zip(found, expected[epoch], strict=True))
+    loader.close()
+
+
+@both_backends
+def test_pixels_do_not_depend_on_ranks_or_micro_batches(raw_set: ShardedDataset, backend: str) -> None:
+    def images(share: Share) -> dict[int, torch.Tensor]:
+        loader = make(raw_set, backend, share=share)
+        found = {
+            row: image
+            for batch in flat(loader.epoch(2))
+            for row, image in zip(batch.rows.tolist(), batch.images, strict=True)
+        }
+        loader.close()
+        return found
+
+    alone = images(Share(0, 1, 8))
+    together = images(Share(0, 2, 8, 2)) | images(Share(1, 2, 8, 2))
+    assert alone.keys() == together.keys() == set(range(NUM_ROWS))
+    assert all(torch.equal(alone[row], together[row]) for row in alone)
+
+
+@both_backends
+def test_evaluation_is_the_same_in_every_epoch(raw_set: ShardedDataset, backend: str) -> None:
+    loader = make(raw_set, backend, augmentation=None, shuffle=False)
+    first, second = flat(loader.epoch(0)), flat(loader.epoch(1))
+    assert torch.cat([batch.rows for batch in first])[:NUM_ROWS].tolist() == list(range(NUM_ROWS))
+    assert all(torch.equal(a.images, b.images) for a, b in zip(first, second, strict=True))
+    loader.close()
+
+
+def test_targets_belong_to_their_rows(raw_set: ShardedDataset) -> None:
+    logits = np.random.default_rng(0).normal(size=(NUM_ROWS, 5)).astype(np.float32)
+    logits[::2] = np.nan
+    samples = Samples(raw_set, np.arange(NUM_ROWS), raw_set.grades, {"dr": logits})
+    loader = Loader(
+        samples,
+        share=Share(0, 1, 8),
+        augmentation=None,
+        image_size=32,
+        backend="torch",
+        device=CPU,
+        seed=0,
+        num_threads=1,
+        shuffle=True,
+    )
+    for batch in flat(loader.epoch(0)):
+        rows = batch.rows.numpy()
+        assert batch.grades["dr"].dtype == torch.int64
+        assert batch.grades["dr"].tolist() == [row % 5 if row % 2 else -1 for row in rows]
+        assert batch.grades["amd"].tolist() == [-1 if row % 2 else row % 4 for row in rows]
+        np.testing.assert_array_equal(batch.soft_logits["dr"].numpy(), logits[rows])
+        assert batch.masks is None
+        assert not batch.has_mask.any()
+    loader.close()
+
+
+@both_backends
+def test_masks_follow_their_images(raw_set: ShardedDataset, backend: str) -> None:
+    """With moves alone the mask is exactly where the image is bright; with resampling, nearly so."""
+    for augmentation, tolerance in ((Augmentation(scale=0, skew=0), 0.0), (Augmentation(), 0.05)):
+        loader = make(raw_set, backend, augmentation=augmentation, image_size=SIZE, with_masks=True)
+        for batch in flat(loader.epoch(0)):
+            assert batch.masks is not None
+            assert batch.masks.shape == (len(batch.rows), 4, SIZE, SIZE)
+            assert batch.masks.dtype == torch.bool
+            assert batch.has_mask.tolist() == [row % 2 == 0 for row in batch.rows.tolist()]
+            assert not batch.masks[~batch.has_mask].any()
+            bright = batch.images[:, 0] >= (127.5 / 255 - 0.485) / 0.229
+            wrong = (batch.masks[:, 0] != bright)[batch.has_mask]
+            assert wrong.float().mean() <= tolerance
+        loader.close()
+
+
+def test_a_mask_pixel_needs_half_of_the_weight() -> None:
+    planes = np.zeros((4, 4, 4), bool)
+    planes[0, :, 0] = True
+    halved = warp_mask(planes, np.array([[2, 0, 0], [0, 2, 0]], np.float32), 2)
+    assert halved[0].tolist() == [[True, False], [True, False]]
+    assert not halved[1:].any()
+
+
+def rot(dataset_folder: Path, rows: list[int]) -> ShardedDataset:
+    """Flip a bit in the middle of each of these images, as a disk might."""
+    dataset = ShardedDataset.open(str(dataset_folder))
+    stored = [bytes(dataset.image(row)) for row in rows]
+    (path,) = (dataset_folder / "shards").iterdir()
+    shard = bytearray(path.read_bytes())
+    for data in stored:
+        shard[shard.index(data) + len(data) // 2] ^= 1
+    path.write_bytes(bytes(shard))
+    return ShardedDataset.open(str(dataset_folder))
+
+
+@both_backends
+@both_encodings
+def test_rotten_images_are_named_black_and_weightless(
+    tmp_path: Path, backend: str, encoding: Literal["jpeg", "raw"]
+) -> None:
+    write(tmp_path, encoding)
+    loader = make(rot(tmp_path, [4, 9]), backend)
+    for _ in range(2):
+        batches = flat(loader.epoch(0))
+        assert len(batches) == 6
+        counted = [row for batch in batches for row in batch.rows[batch.weight == 1].tolist()]
+        assert sorted(counted) == sorted(set(range(NUM_ROWS)) - {4, 9})
+        for batch in batches:
+            for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
+                assert torch.equal(image, BLACK.view(3, 1, 1).expand_as(image)) == (row in (4, 9))
+    assert sorted(loader.damaged) == ["image-4", "image-9"]
+    loader.close()
+
+
+@both_backends
+def test_what_passes_the_checksum_and_cannot_be_decoded_spoils_no_other_image(tmp_path: Path, backend: str) -> None:
+    """The truncated file fails DALI's whole batch; the others have to come out as if nothing were."""
+    truncated = encode(photo(6), "jpeg")[:-200]
+    loader = make(write(tmp_path, "jpeg", {6: truncated}), backend)
+    sound = make(write(tmp_path / "sound", "jpeg"), backend)
+    for _ in range(2):
+        for batch, expected in zip(flat(loader.epoch(0)), flat(sound.epoch(0)), strict=True):
+            assert torch.equal(batch.rows, expected.rows)
+            good = batch.rows != 6
+            assert torch.equal(batch.images[good], expected.images[good])
+            assert torch.equal(batch.weight, expected.weight * good)
+    assert loader.damaged == ["image-6"]
+    loader.close()
+    sound.close()
+
+
+@both_backends
+def test_a_pass_may_be_abandoned_with_a_bad_image_in_work(tmp_path: Path, backend: str) -> None:
+    loader = make(write(tmp_path, "jpeg", {6: encode(photo(6), "jpeg")[:-200]}), backend, shuffle=False)
+    abandoned = loader.epoch(0)
+    assert next(abandoned)[0].rows.tolist() == [0, 1, 2, 3]  # row 6 is in the next micro-batch
+    abandoned.close()
+    counted = [row for batch in flat(loader.epoch(0)) for row in batch.rows[batch.weight == 1].tolist()]
+    assert counted == [row for row in range(NUM_ROWS) if row != 6]
+    loader.close()
+
+
+@both_backends
+def test_too_many_damaged_images_stop_the_run(tmp_path: Path, backend: str) -> None:
+    write(tmp_path)
+    loader = make(rot(tmp_path, [1, 2, 3, 4]), backend)
+    with pytest.raises(DataError, match=r"more than 3 of 22 images are damaged.*image-"):
+        list(loader.epoch(0))
+    loader.close()
+
+
+def test_a_rotten_mask_takes_its_row_out(tmp_path: Path) -> None:
+    dataset = write(tmp_path)
+    stored = dataset.mask(2)
+    assert stored is not None
+    (path,) = (tmp_path / "shards").iterdir()
+    shard = bytearray(path.read_bytes())
+    shard[shard.index(stored) + len(stored) - 1] ^= 1
+    path.write_bytes(bytes(shard))
+    loader = make(ShardedDataset.open(str(tmp_path)), "torch", with_masks=True)
+    batches = flat(loader.epoch(0))
+    assert loader.damaged == ["image-2"]
+    assert all(batch.weight[batch.rows == 2].sum() == 0 for batch in batches)
+    assert not any(batch.has_mask[batch.rows == 2].any() for batch in batches)
+    loader.close()
+
+
+def test_a_jpeg_that_promises_another_size_is_not_decoded() -> None:
+    with pytest.raises(ValueError, match="48 x 48 pixels, not 16 x 16"):
+        decode_image(encode(photo(0), "jpeg"), encoding="jpeg", size=16)
+
+
+def test_a_pass_without_rows_is_refused(raw_set: ShardedDataset) -> None:
+    with pytest.raises(DataError, match="no images"):
+        Samples(raw_set, np.array([], np.int64), raw_set.grades)
+
+
+@both_backends
+def test_closing_ends_all_threads(raw_set: ShardedDataset, backend: str) -> None:
+    before = threading.active_count()
+    loader = make(raw_set, backend, with_masks=True)
+    for epoch in range(3):
+        next(loader.epoch(epoch))
+    loader.close()
+    assert threading.active_count() == before
