@@ -136,8 +136,8 @@ class TrainConfig(Section):
     """``local``: each rank normalises its own share and rank 0's running statistics are kept;
     ``sync``: statistics over all ranks (GPUs only)."""
     batch_norm_momentum: float | None = Field(default=None, gt=0.0, le=1.0)
-    """Weight of the newest batch in the running statistics; null: the backbone's own. MobileNet's and EfficientNet's 0.01
-    lags by a hundred steps, which a short training from scratch does not have."""
+    """Weight of the newest batch in the running statistics; null: the backbone's own. The 0.01 of MobileNet and
+    EfficientNet lags by a hundred steps, too many for a short training from scratch."""
     channels_last: bool = True
     """Keep images and weights with the channels innermost in memory, which convolutions prefer."""
     compile: bool = False

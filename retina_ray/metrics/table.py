@@ -229,7 +229,7 @@ def summarise(
     Args:
         table: see `PREDICTION_SCHEMA`.
         split: ``train``, ``validation`` or ``test``.
-        resamples: bootstrap resamples of patients.
+        resamples: bootstrap resamples of patients; 0 leaves the intervals out.
         level: of the intervals, in (0, 1).
         bins: of the calibration errors.
         seed: of the resamples.
@@ -245,8 +245,12 @@ def summarise(
     for model, task in graded_tasks(table, split=split):
         rows = select(table, model=model, task=task, split=split)
         metrics = grading_metrics(rows.probabilities, rows.truth, bins=bins)
-        intervals = bootstrap_intervals(
-            rows.probabilities, rows.truth, rows.groups, resamples=resamples, level=level, bins=bins, seed=seed
+        intervals = (
+            bootstrap_intervals(
+                rows.probabilities, rows.truth, rows.groups, resamples=resamples, level=level, bins=bins, seed=seed
+            )
+            if resamples
+            else {}
         )
         summaries.append(TaskSummary(model, task, len(rows.truth), metrics, intervals))
     return summaries

@@ -75,12 +75,12 @@ def build_backbone(name: str, *, weights: str = "none") -> tuple[nn.Module, int]
 def cam_layer(backbone: nn.Module) -> nn.Module:
     """Return the module whose output is the last spatial feature map (B, C, h, w) before pooling.
 
-    Found by one forward pass of a copy on the meta device, which computes and changes nothing.
+    Found by one forward pass of a copy, so the network itself keeps its flags, statistics and hooks.
 
     Raises:
         ConfigError: the network turns its image into tokens (ViT) or has no feature map at all.
     """
-    probe = copy.deepcopy(backbone).to("meta").eval()
+    probe = copy.deepcopy(backbone).eval()
     last_map: str | None = None
 
     def record(name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -95,8 +95,9 @@ def cam_layer(backbone: nn.Module) -> nn.Module:
 
     for name, module in probe.named_modules():
         module.register_forward_hook(functools.partial(record, name))
+    image = next(probe.parameters()).new_zeros(1, 3, CAM_PROBE_PIXELS, CAM_PROBE_PIXELS)
     with torch.no_grad():
-        probe(torch.empty(1, 3, CAM_PROBE_PIXELS, CAM_PROBE_PIXELS, device="meta"))
+        probe(image)
     if last_map is None:
         raise ConfigError(
             "no spatial feature map to explain", type(backbone).__name__, "use a convolutional backbone or Swin"

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -18,8 +19,9 @@ DRIVER_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Otherwise every line that a worker prints appears twice.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # A worker group that cannot start is given up, and retried, sooner than after the default of 60 s.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    # On a busy machine the workers' imports alone can take longer than the default of 60 s; a group that is given up
+    # too early is started again, and takes as long again.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -52,9 +54,12 @@ def connected(runtime: RuntimeConfig) -> Iterator[None]:
         yield
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in DRIVER_ENVIRONMENT.items()})
-    options = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}, "log_to_driver": False, "logging_level": "ERROR"}
+    options: dict[str, Any] = {
+        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+    }
     if runtime.address != "local":
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
             ray.init(address=runtime.address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -65,8 +70,10 @@ def connected(runtime: RuntimeConfig) -> Iterator[None]:
         finally:
             ray.shutdown()
         return
+    # Ray reads it once in a process, so it stays for later clusters; without it Ray would leave one in the home folder.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     folder = tempfile.mkdtemp(prefix="rr-", dir="/tmp")  # short: Ray puts sockets below it
-    with _private_authentication():
+    try:
         ray.init(
             address="local",
             num_cpus=len(os.sched_getaffinity(0)),
@@ -75,23 +82,7 @@ def connected(runtime: RuntimeConfig) -> Iterator[None]:
             _temp_dir=folder,
             **options,
         )
-        try:
-            yield
-        finally:
-            ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _private_authentication() -> Iterator[None]:
-    """Authenticate a private cluster by a fresh token, unless the user has chosen a mode."""
-    if "RAY_AUTH_MODE" in os.environ:
-        yield
-        return
-    settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    os.environ.update(settings)
-    try:
         yield
     finally:
-        for name in settings:
-            os.environ.pop(name, None)
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)

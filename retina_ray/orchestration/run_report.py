@@ -81,6 +81,10 @@ def gather(folder: RunFolder) -> ReportData:
         data_counts=described["counts"],
         environment=described["environment"],
         notes=notes,
+        level=config.evaluate.level,
+        resamples=config.evaluate.bootstrap,
+        bins=config.evaluate.bins,
+        seed=config.seed,
     )
 
 
@@ -144,7 +148,7 @@ def _panels(
     loader.close()
     with torch.inference_mode():
         predicted = method.probabilities(network, batch.images)[own].argmax(dim=1)
-    heat = grad_cam(TaskLogits(network, own), cam_layer(network.backbone), batch.images, predicted)
+    heat = grad_cam(TaskLogits(network, own), cam_layer(network.get_submodule("backbone")), batch.images, predicted)
     grades = {task.name: task.grades for task in dataset.tasks}
     pictures = denormalise(batch.images)
     return [

@@ -5,14 +5,19 @@ import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from typing import Any, cast
 
 import ray
 import torch
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, ScalingConfig
-from ray.train import RunConfig as RayRunConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
+
+# From their own modules: type checkers take the names in ray.train for those of its first version.
+from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, ScalingConfig
+from ray.train.v2.api.config import RunConfig as RayRunConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.result import Result as RayResult
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from retina_ray.config import RunConfig
 from retina_ray.data.store import Store
@@ -108,7 +113,7 @@ class StageRunner:
         collect_garbage(store)
         trainer = TorchTrainer(
             run_worker,
-            train_loop_config={"job": self._job(stage, resources.cpus), "relay": relay},
+            train_loop_config={"job": asdict(self._job(stage, resources.cpus)), "relay": relay},
             torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
@@ -125,7 +130,7 @@ class StageRunner:
             ),
         )
         try:
-            error = trainer.fit().return_value
+            error = cast(RayResult, trainer.fit()).return_value
         except TrainingFailedError as failure:
             raise _cause(failure) from failure
         if error is not None:

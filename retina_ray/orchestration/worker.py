@@ -11,8 +11,6 @@ import ray.train.torch
 from pyarrow.fs import LocalFileSystem
 
 from retina_ray.errors import ConfigError, NonFiniteLossError, RetinaRayError
-from retina_ray.training.stage import StageJob, StageRun
-from retina_ray.training.world import World
 
 
 class RayReporter:
@@ -57,12 +55,18 @@ def run_worker(payload: Mapping[str, Any]) -> RetinaRayError | None:
     """Run this rank's part of a stage.
 
     Args:
-        payload: ``job``, a `StageJob`, and ``relay``, the driver's relay actor.
+        payload: ``job``, a `StageJob` as plain values, and ``relay``, the driver's relay actor.
 
     Returns:
         An error that every rank meets alike, as a value: raised, it would be taken for a failure worth a restart.
     """
-    job: StageJob = payload["job"]
+    # Imported and built here: Ray's controller unpickles this function and its payload as well, and would spend seconds
+    # of a start on importing what only workers use.
+    from retina_ray.methods.base import Stage
+    from retina_ray.training.stage import StageJob, StageRun
+    from retina_ray.training.world import World
+
+    job = StageJob(**{**payload["job"], "stage": Stage(**payload["job"]["stage"])})
     world = World.detect(ray.train.torch.get_device())
     reporter = RayReporter(stage=job.stage.name, relay=payload["relay"], is_main=world.is_main)
     try:

@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from retina_ray.config import OptimConfig, TrainConfig
@@ -59,6 +60,10 @@ def build_engine(method: Method, *, optim: OptimConfig, train: TrainConfig, seed
     network = method.build_model().to(world.device)
     if train.channels_last:
         network = network.to(memory_format=torch.channels_last)
+    if train.batch_norm_momentum is not None:
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.momentum = train.batch_norm_momentum
     if train.batch_norm == "sync":
         if world.device.type != "cuda":
             raise ConfigError("synchronised batch statistics need GPUs", "train.batch_norm = sync", "set it to local")

@@ -156,6 +156,7 @@ class Loop:
         skipped = restore(self._state, self._reporter)
         if skipped is not None:
             progress, device = self._state.progress, self._world.device
-            self._sums = {name: torch.tensor(value, device=device).double() for name, value in progress.sums.items()}
+            sums = progress.sums.items()
+            self._sums = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in sums}
             self._saved_step = progress.step
             self._reporter.progress({"kind": "restored", **self._position(), "skipped_checkpoints": skipped})

@@ -43,7 +43,6 @@ def assert_loaded(backbone: nn.Module, state: dict[str, Tensor]) -> None:
         ("shufflenet_v2_x0_5", 64, 1024, (1024, 2, 2)),
         ("regnet_y_400mf", 64, 440, (440, 2, 2)),
         ("swin_t", 64, 768, (768, 2, 2)),
-        ("googlenet", 64, 1024, (1024, 2, 2)),
         ("inception_v3", 107, 2048, (2048, 2, 2)),
     ],
 )
@@ -58,14 +57,13 @@ def test_a_family_gives_features_without_dropout_and_a_feature_map(
     flags = {module: module.training for module in network.modules()}
     cam_layer(network).register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     assert {module: module.training for module in network.modules()} == flags
-    assert next(network.parameters()).device.type == "cpu"
     with torch.no_grad():
         features = network.eval()(torch.randn(2, 3, pixels, pixels))
     assert features.shape == (2, num_features)
     assert [tuple(output.shape) for output in seen] == [(2, *feature_map)]
 
 
-@pytest.mark.parametrize(("name", "num_features"), [("vgg11", 4096), ("alexnet", 4096), ("maxvit_t", 512)])
+@pytest.mark.parametrize(("name", "num_features"), [("vgg11_bn", 4096), ("alexnet", 4096), ("maxvit_t", 512)])
 def test_large_families_on_the_meta_device(name: str, num_features: int) -> None:
     with torch.device("meta"):
         network, count = build_backbone(name)

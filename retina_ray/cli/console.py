@@ -1,0 +1,166 @@
+"""How the command line speaks: progress, tables, JSON."""
+
+import json
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:  # at run time it would bring torch along, which most verbs do without
+    from retina_ray.metrics.table import TaskSummary
+
+Record = dict[str, Any]
+
+TABLE_METRICS = {
+    "accuracy": "accuracy",
+    "confidence": "confidence",
+    "error": "error",
+    "ece": "calibration error",
+    "kappa_quadratic": "quadratic kappa",
+    "auroc": "AUROC",
+}
+"""Columns of the result table: metric -> heading."""
+
+
+def console() -> Console:
+    """Return the console for results; in a file or pipe its lines are long enough for tables."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+
+
+def error_console() -> Console:
+    """Return the console for progress and errors, which leaves standard output to results."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Write a value for programs to read; NaN becomes null."""
+    print(json.dumps(_finite(value), indent=1))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def result_table(summaries: "Sequence[TaskSummary]", *, title: str) -> Table:
+    """Return a table of the models' main figures per task, with intervals where there are any."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("task")
+    table.add_column("model")
+    table.add_column("images", justify="right")
+    for heading in TABLE_METRICS.values():
+        table.add_column(heading, justify="right")
+    for summary in sorted(summaries, key=lambda each: (each.task, each.model != "single_task", each.model)):
+        cells = [_cell(summary, name) for name in TABLE_METRICS]
+        table.add_row(summary.task, summary.model.replace("_", " "), str(summary.n), *cells)
+    return table
+
+
+def _cell(summary: "TaskSummary", name: str) -> str:
+    value = summary.metrics[name]
+    if value != value:
+        return "-"
+    text = f"{value:.3f}"
+    if name not in summary.intervals or name not in ("accuracy", "kappa_quadratic"):
+        return text
+    low, high = summary.intervals[name]
+    return f"{text} \\[{low:.2f}, {high:.2f}]"
+
+
+class StageDisplay:
+    """Shows the records of a run: bars on a terminal, a line per epoch elsewhere.
+
+    Args:
+        out: console to show them on.
+        progress: the live display; it draws nothing where the console is no terminal.
+    """
+
+    def __init__(self, out: Console, progress: Progress) -> None:
+        self._out = out
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, record: Record) -> None:
+        """Show a record."""
+        with self._lock:
+            kind, stage = record["kind"], record["stage"]
+            if kind in ("step", "epoch", "restored"):
+                self._advance(stage, record)
+            if kind == "step" and not self._out.is_terminal:
+                return
+            if line := _line(record):
+                self._progress.console.print(f"{stage:>16}  {line}", markup=False)
+            if kind == "finished" and stage in self._bars:
+                self._progress.remove_task(self._bars.pop(stage))
+
+    def _advance(self, stage: str, record: Record) -> None:
+        if stage not in self._bars:
+            self._bars[stage] = self._progress.add_task(stage, total=record["epochs"])
+        self._progress.update(self._bars[stage], completed=round(record["epoch"], 2))
+
+
+def _line(record: Record) -> str:
+    """Return what is worth a line of a record, or nothing."""
+    match record["kind"]:
+        case "started":
+            return "started"
+        case "reused":
+            return "reused: nothing it depends on has changed"
+        case "restored":
+            skipped = record["skipped_checkpoints"]
+            passed = f", {skipped} damaged checkpoint(s) passed over" if skipped else ""
+            return f"resumed at step {record['step']}{passed}"
+        case "label":
+            return f"{record['images']} images without a {record['task']} grade"
+        case "epoch":
+            accuracies = [
+                f"{name.removeprefix('validation_accuracy_')} {value:.1%}"
+                for name, value in record.items()
+                if name.startswith("validation_accuracy_")
+            ]
+            return (
+                f"epoch {record['epoch']:.0f}/{record['epochs']}  loss {record['validation_criterion']:.3f}  "
+                f"accuracy {', '.join(accuracies)}  {record.get('images_per_second', 0):.0f} images/s"
+            )
+        case "finished":
+            return f"finished in {record['wall_s']:.0f} s"
+    return ""
+
+
+@contextmanager
+def stage_display() -> Iterator[StageDisplay]:
+    """Show a run's progress on standard error until the block ends."""
+    out = error_console()
+    columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
+        yield StageDisplay(out, progress)
+
+
+@contextmanager
+def counting(description: str) -> Iterator[Any]:
+    """Show the progress of something countable; yields the function to call with (done, total)."""
+    out = error_console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = -1
+
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
+        bar = progress.add_task(description)
+
+        def update(done: int, total: int) -> None:
+            nonlocal shown
+            progress.update(bar, completed=done, total=total)
+            tenth = 10 * done // max(1, total)
+            if not out.is_terminal and tenth > shown:
+                shown = tenth
+                out.print(f"{description}: {done}/{total}", markup=False)
+
+        yield update

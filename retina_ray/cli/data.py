@@ -1,0 +1,204 @@
+"""``retina-ray data``: make, convert and look at data sets."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from retina_ray.cli.console import console, counting, print_json
+from retina_ray.cli.options import AsJson
+from retina_ray.data.schema import KNOWN_TASKS, Task, task_of
+from retina_ray.errors import ConfigError
+
+app = typer.Typer(help="Make, convert and inspect data sets.", no_args_is_help=True)
+
+NOT_TASKS = ("image", "id", "group", "split", "laterality")
+"""Keys of --columns that describe the image rather than grade it."""
+
+
+class Encoding(StrEnum):
+    """How images are stored."""
+
+    JPEG = "jpeg"
+    RAW = "raw"
+
+
+class Adapter(StrEnum):
+    """How a source is laid out."""
+
+    CSV = "csv"
+    FOLDER = "folder"
+
+
+Out = Annotated[str, typer.Argument(help="Data set to write: a folder or s3:// prefix.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of every random draw.")]
+
+
+@app.command("synth")
+def synth(
+    out: Out,
+    tasks: Annotated[str, typer.Option("--tasks", help="Comma-separated: dr, amd, arteriosclerosis.")] = "dr,amd",
+    images_per_task: Annotated[
+        int, typer.Option("--images-per-task", min=20, help="Images per task, all splits.")
+    ] = 600,
+    size: Annotated[int, typer.Option("--size", min=32, max=2048, help="Side of the stored images, pixels.")] = 128,
+    seed: Seed = 0,
+    encoding: Annotated[Encoding, typer.Option("--encoding")] = Encoding.JPEG,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a data set of fundus images with known lesions and grades."""
+    from retina_ray.data.synthetic import write_synthetic
+
+    with counting("drawing") as progress:
+        manifest = write_synthetic(
+            out,
+            tasks=tuple(task.strip() for task in tasks.split(",")),
+            images_per_task=images_per_task,
+            image_size=size,
+            seed=seed,
+            encoding=encoding.value,
+            num_workers=_cpus(),
+            progress=progress,
+        )
+    if as_json:
+        print_json({"path": out, **manifest.model_dump(mode="json")})
+        return
+    console().print(f"{manifest.rows} images in {out}", markup=False, soft_wrap=True)
+
+
+@app.command("ingest")
+def ingest(
+    source: Annotated[Path, typer.Argument(help="What to read: a table or a folder, as the adapter says.")],
+    out: Out,
+    adapter: Annotated[Adapter, typer.Option("--adapter", help="How the source is laid out.")] = Adapter.CSV,
+    columns: Annotated[
+        str, typer.Option("--columns", help="Ours=theirs pairs, e.g. image=path,group=patient,dr=dr_grade.")
+    ] = "",
+    task: Annotated[
+        str | None, typer.Option("--task", help="Task of a folder whose subfolders are its grades.")
+    ] = None,
+    size: Annotated[int, typer.Option("--size", min=32, max=2048, help="Side of the stored images, pixels.")] = 512,
+    encoding: Annotated[Encoding, typer.Option("--encoding")] = Encoding.JPEG,
+    split: Annotated[str, typer.Option("--split", help="Fractions of train, validation and test.")] = "0.5,0.25,0.25",
+    seed: Seed = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read photographs: check, crop the fundus disc, resize and write them."""
+    from retina_ray.data.ingest import ingest as run_ingest
+    from retina_ray.data.sources.csv_table import read_csv
+    from retina_ray.data.sources.folder import read_folder
+
+    mapping = _mapping(columns)
+    rows = read_csv(source, columns=mapping) if adapter is Adapter.CSV else read_folder(source, task=task)
+    with counting("reading") as progress:
+        summary = run_ingest(
+            rows,
+            out,
+            tasks=_tasks(rows, mapping),
+            image_size=size,
+            encoding=encoding.value,
+            fractions=_fractions(split),
+            seed=seed,
+            num_workers=_cpus(),
+            strict=strict,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        print_json({"path": out, **asdict(summary), "manifest": summary.manifest.model_dump(mode="json")})
+        return
+    console().print(f"{summary.rows_out} of {summary.rows_in} images in {out}", markup=False, soft_wrap=True)
+    for kind, count in summary.refusals.items():
+        console().print(f"  {count} refused: {kind}; see {out}/quarantine.csv", markup=False, soft_wrap=True)
+
+
+@app.command("inspect")
+def inspect(
+    path: Annotated[str, typer.Argument(help="Data set: a folder or s3:// prefix.")],
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Draw a contact sheet into this PNG file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a data set holds, and what is wrong with it."""
+    from retina_ray.data.inspect import contact_sheet, inspect_dataset
+    from retina_ray.data.shards import ShardedDataset
+
+    dataset = ShardedDataset.open(path, cache_dir=Path("~/.cache/retina-ray").expanduser())
+    report = inspect_dataset(dataset)
+    if sheet is not None:
+        contact_sheet(dataset, sheet)
+    if as_json:
+        print_json(asdict(report))
+        return
+    _print_report(path, dataset.tasks, report)
+    if sheet is not None:
+        console().print(f"contact sheet: {sheet}", markup=False, soft_wrap=True)
+
+
+def _tasks(rows: Any, mapping: dict[str, str]) -> list[Task]:
+    """Return the tasks of a source, with numbered grades where the task is not a known one."""
+    names = [name for name in mapping if name not in NOT_TASKS] or sorted({name for row in rows for name in row.grades})
+    highest = {name: max((row.grades.get(name) or 0 for row in rows), default=0) for name in names}
+    return [task_of(name, highest[name] + 1) for name in names]
+
+
+def _mapping(columns: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in columns.split(",") if pair]
+    for ours, equals, theirs in pairs:
+        if not (ours and equals and theirs):
+            known = ", ".join(KNOWN_TASKS)
+            raise ConfigError(
+                "not a column mapping", columns, f"write ours=theirs pairs; ours: image, group, {known}, ..."
+            )
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+def _fractions(text: str) -> tuple[float, float, float]:
+    try:
+        train, validation, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError("not three fractions", text, "write them as 0.5,0.25,0.25") from None
+    if min(train, validation, test) <= 0 or abs(train + validation + test - 1) > 1e-6:
+        raise ConfigError("the fractions must be positive and add up to 1", text, "write them as 0.5,0.25,0.25")
+    return train, validation, test
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _print_report(path: str, tasks: Sequence[Task], report: Any) -> None:
+    """Print the counts as a table, and whatever is wrong as lines below it."""
+    say = console()
+    say.print(
+        f"{path}: {report.rows} images of {report.image_size} px as {report.encoding}, "
+        f"{report.size_bytes / 2**20:.1f} MiB, {report.masks} with lesion masks",
+        markup=False,
+        soft_wrap=True,
+    )
+    table = Table()
+    table.add_column("task")
+    table.add_column("grade")
+    for split in report.counts:
+        table.add_column(split, justify="right")
+    for task in tasks:
+        for grade, name in enumerate(task.grades):
+            counts = [str(by_task[task.name][grade]) for by_task in report.counts.values()]
+            table.add_row(task.name, f"{grade} {name}", *counts)
+    table.add_section()
+    table.add_row("all", "", *(str(rows) for rows in report.rows_per_split.values()))
+    say.print(table)
+    for same in report.duplicates:
+        say.print(f"the same image several times: {', '.join(same)}", markup=False, soft_wrap=True)
+    for group in report.leaking_groups:
+        say.print(f"a group in more than one split: {group}", markup=False, soft_wrap=True)
+    for shard in report.damaged_shards:
+        say.print(f"a damaged shard, make the data set again: {shard}", markup=False, soft_wrap=True)
+    if report.sound:
+        say.print("no duplicates, no leaking groups, no damaged shards")

@@ -1,0 +1,79 @@
+"""The ``retina-ray`` command: registers the verbs and turns errors into one line and an exit code.
+
+Exit codes: 0 done; 1 a defect of ours; 2 a problem the user can solve; 130 interrupted.
+"""
+
+import os
+import sys
+import traceback
+
+import typer
+
+from retina_ray.cli import data, demo, evaluate, models, predict, recipes, report, train
+from retina_ray.cli.console import error_console
+from retina_ray.errors import RetinaRayError
+
+app = typer.Typer(
+    name="retina-ray",
+    help="Train, search and serve retinal fundus models on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(data.app, name="data")
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
+app.command("predict")(predict.predict)
+app.add_typer(models.app, name="models")
+
+DEBUG_VARIABLE = "RETINA_RAY_DEBUG"
+
+
+@app.callback()
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Keep the options that come before the verb."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    # Explicit, and before Ray is imported: what an unset mode means differs between Ray's entry points.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if len(arguments) < len(sys.argv) - 1:  # accepted anywhere, not only before the verb
+        os.environ[DEBUG_VARIABLE] = "1"
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        result = app(arguments, standalone_mode=False)
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        error_console().print("interrupted", style="yellow")
+        return 130
+    except RetinaRayError as error:
+        return _explain(error, str(error), code=2)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # wrong usage, as the parser found it
+            return _explain(error, f"{error.format_message()} See `retina-ray --help`.", code=2)
+        return _explain(error, f"unexpected {type(error).__name__}: {error} (--debug shows where)", code=1)
+    return result if isinstance(result, int) else 0
+
+
+def _explain(error: BaseException, message: str, *, code: int) -> int:
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(error)
+    error_console().print(
+        f"error: {' '.join(message.split())}", style="red", markup=False, highlight=False, soft_wrap=True
+    )
+    return code

@@ -1,0 +1,213 @@
+"""Bundles as versions of a registered model in MLflow: register, list, look up, fetch.
+
+The alias ``candidate`` names the newest version, ``champion`` the one to deploy: the first version gets it, and after
+that only a person moves it. What is not here: recording a run (``registry``) and the bundle itself (``bundle``).
+"""
+
+import re
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retina_ray.bundle import MANIFEST, Bundle
+from retina_ray.config import RunConfig
+from retina_ray.data.store import Store
+from retina_ray.errors import BundleError
+from retina_ray.mlflow_access import connect, explained, is_server
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+
+HASH_TAG = "retina_ray.hash"
+METHOD_TAG = "retina_ray.method"
+
+_MODEL_ADDRESS = re.compile(r"models:/(?P<name>[^@/]+)[@/](?P<which>[^@/]+)")
+
+_DEFAULTS = RunConfig(name="any")
+"""For those who ask for a model without having a run: MLflow and the cache where they are by default."""
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A version of a registered model.
+
+    Attributes:
+        name: of the registered model.
+        version: from 1.
+        aliases: names that point to it.
+        source: where its bundle lies.
+        run_id: MLflow run that made it.
+        created: when it was registered.
+        tags: bundle hash, method and test metrics, by name.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    source: str
+    run_id: str
+    created: datetime
+    tags: dict[str, str]
+
+
+def register_version(client: "MlflowClient", bundle: Bundle, store: Store, *, config: RunConfig, run_id: str) -> int:
+    """Register a bundle as the newest version of ``tracking.model_name``; the same bundle only once.
+
+    Args:
+        client: of MLflow.
+        bundle: what is registered.
+        store: where it lies for good. With a tracking server a local folder is uploaded to the run's artifacts, since
+            the server's other users cannot read it.
+        config: says which model, and where MLflow keeps its records.
+        run_id: the MLflow run that made it.
+
+    Returns:
+        The version, from 1.
+    """
+    name = config.tracking.model_name
+    _create_model(client, name)
+    versions = client.search_model_versions(f"name = '{name}'")
+    found = [int(version.version) for version in versions if version.tags.get(HASH_TAG) == bundle.hash]
+    if found:
+        number = found[0]
+    else:
+        source = _upload(client, store, bundle, run_id) if is_server(config) and store.is_local else store.uri
+        number = int(client.create_model_version(name, source, run_id=run_id, tags=_tags(bundle)).version)
+    if all(number >= int(version.version) for version in versions):
+        client.set_registered_model_alias(name, CANDIDATE, str(number))
+    if CHAMPION not in client.get_registered_model(name).aliases:
+        client.set_registered_model_alias(name, CHAMPION, str(number))
+    return number
+
+
+def list_models(config: RunConfig) -> list[RegisteredModel]:
+    """Return the versions of ``tracking.model_name``, newest first; none where nothing was registered.
+
+    Raises:
+        ResourceError: when MLflow cannot be reached.
+    """
+    with explained(config):
+        return _versions(connect(config), config.tracking.model_name)
+
+
+def show_model(config: RunConfig, name: str, which: str) -> RegisteredModel:
+    """Return one version of a registered model.
+
+    Args:
+        config: says where MLflow keeps its records.
+        name: of the registered model.
+        which: its number or alias.
+
+    Raises:
+        BundleError: there is no such version.
+        ResourceError: when MLflow cannot be reached.
+    """
+    with explained(config):
+        versions = _versions(connect(config), name)
+    for version in versions:
+        if which == str(version.version) or which in version.aliases:
+            return version
+    known = ", ".join(str(name) for each in versions for name in (each.version, *each.aliases)) or "nothing"
+    fix = f"`retina-ray models list` shows all; registered under this name: {known}"
+    raise BundleError("no such version of a registered model", f"models:/{name}@{which}", fix)
+
+
+def resolve_model(address: str | Path, *, config: RunConfig = _DEFAULTS) -> Path:
+    """Return the local folder of a bundle, fetched into ``runtime.cache`` if it lies elsewhere.
+
+    Args:
+        address: a bundle's folder or ``s3://`` prefix, or ``models:/<name>@<alias>`` or ``models:/<name>/<version>``.
+        config: says where MLflow keeps its records and where the cache is.
+
+    Raises:
+        BundleError: there is no such version, or the bundle is missing or damaged.
+        ResourceError: when MLflow cannot be reached.
+    """
+    text = str(address)
+    if not text.startswith("models:"):
+        return _local(Store(text), config)
+    match = _MODEL_ADDRESS.fullmatch(text)
+    if match is None:
+        raise BundleError("not a model's address", text, "write models:/<name>@<alias> or models:/<name>/<version>")
+    model = show_model(config, match["name"], match["which"])
+    source = model.source.removeprefix("file://")
+    return _local(Store(source), config) if source.startswith(("/", "s3://")) else _download(model, config)
+
+
+def _tags(bundle: Bundle) -> dict[str, str]:
+    metrics = {
+        f"test.{task}.{name}": f"{value:.4f}"
+        for task, found in bundle.manifest.metrics.items()
+        for name, value in found.metrics.items()
+        if value is not None
+    }
+    return {HASH_TAG: bundle.hash, METHOD_TAG: bundle.manifest.method, **metrics}
+
+
+def _upload(client: "MlflowClient", store: Store, bundle: Bundle, run_id: str) -> str:
+    """Copy a bundle to the run's artifacts and return its address there."""
+    client.log_artifacts(run_id, str(store.local_path), _artifact_path(bundle.hash))
+    return f"{client.get_run(run_id).info.artifact_uri}/{_artifact_path(bundle.hash)}"
+
+
+def _artifact_path(bundle_hash: str) -> str:
+    return f"bundle-{bundle_hash}"
+
+
+def _download(model: RegisteredModel, config: RunConfig) -> Path:
+    """Return the cached copy of a bundle that only the tracking server reaches."""
+    bundle_hash = model.tags.get(HASH_TAG)
+    if bundle_hash is None:
+        raise BundleError("this model version is no bundle", model.source, "register one with `retina-ray train`")
+    folder = _cache(config) / bundle_hash
+    if not (folder / MANIFEST).exists():
+        with tempfile.TemporaryDirectory() as arriving, explained(config):
+            path = connect(config).download_artifacts(model.run_id, _artifact_path(bundle_hash), arriving)
+            Bundle.load(path).copy_to(Store(str(folder)))
+    return folder
+
+
+def _local(store: Store, config: RunConfig) -> Path:
+    if store.is_local:
+        return store.local_path
+    bundle = Bundle.load(store.uri)
+    return bundle.copy_to(Store(str(_cache(config) / bundle.hash))).store.local_path
+
+
+def _cache(config: RunConfig) -> Path:
+    return Path(config.runtime.cache).expanduser() / "bundles"
+
+
+def _create_model(client: "MlflowClient", name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _versions(client: "MlflowClient", name: str) -> list[RegisteredModel]:
+    models = client.search_registered_models(f"name = '{name}'")
+    if not models:
+        return []
+    aliases = models[0].aliases
+    found = [
+        RegisteredModel(
+            name=name,
+            version=int(version.version),
+            aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(version.version))),
+            source=version.source or "",
+            run_id=version.run_id or "",
+            created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+            tags=dict(version.tags),
+        )
+        for version in client.search_model_versions(f"name = '{name}'")
+    ]
+    return sorted(found, key=lambda model: model.version, reverse=True)

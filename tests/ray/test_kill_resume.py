@@ -1,0 +1,284 @@
+"""A training that is killed at any moment and started again ends with the same bytes as one that was not.
+
+Each life of a training is a process of its own that is ended by SIGKILL; what it leaves on disk is all that the next
+one knows. A moment is checked while the process is stopped, so that what the test says it hit is what it hit.
+"""
+
+import json
+import os
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from retina_ray.config import RunConfig, from_mapping
+from tests.helpers import tiny_config, warm_processes, write_dataset
+
+MARK = "RETINA_RAY_TEST_FAMILY"
+LIFE_TIMEOUT_S = 240
+RESULTS = ("weights.safetensors", "logits.safetensors", "predictions.parquet", "history.json")
+
+
+def live(config: dict[str, Any], records: str, scratch: str, mark: str) -> None:
+    """Train or go on training until the end; runs in a process of its own."""
+    os.setsid()
+    if config["runtime"]["workers"] == 0:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one thread: such small layers gain nothing by two
+    torch.set_num_threads(1)
+    tempfile.tempdir = scratch
+    os.environ.update({MARK: mark, "TMPDIR": scratch, "OMP_NUM_THREADS": "1"})
+    os.environ.pop("RAY_AUTH_MODE", None)  # the product's own choice
+    from retina_ray.orchestration.train_driver import train_driver
+
+    with Path(records).open("a", buffering=1) as file:
+        train_driver(from_mapping(config), resume=True, listener=lambda record: print(json.dumps(record), file=file))
+
+
+@dataclass
+class Site:
+    """Where a training lives: its storage, scratch folder and the records of its present life."""
+
+    root: Path
+    config: RunConfig
+
+    @property
+    def scratch(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "runs" / "artifacts"
+
+    @property
+    def records_file(self) -> Path:
+        return self.root / "records.jsonl"
+
+    def records(self) -> list[dict[str, Any]]:
+        with suppress(FileNotFoundError):
+            # The last line may be half written.
+            return [json.loads(line) for line in self.records_file.read_text().split("\n")[:-1]]
+        return []
+
+    def results(self) -> dict[str, bytes]:
+        """Return the bytes of every result of every stage."""
+        return {
+            f"{folder.name}/{name}": (folder / name).read_bytes()
+            for folder in self.artifacts.iterdir()
+            for name in RESULTS
+            if (folder / name).exists()
+        }
+
+
+Moment = Callable[[Site], bool]
+
+
+def after_records(count: int) -> Moment:
+    return lambda site: sum(record["kind"] in ("step", "epoch", "label") for record in site.records()) >= count
+
+
+def inside_a_checkpoint_write(site: Site) -> bool:
+    return any(not (folder / "MANIFEST.json").exists() for folder in site.scratch.glob("retina-ray-checkpoint-*"))
+
+
+def between_write_and_report(site: Site) -> bool:
+    return any((folder / "MANIFEST.json").exists() for folder in site.scratch.glob("retina-ray-checkpoint-*"))
+
+
+def inside_an_artifact_write(site: Site) -> bool:
+    return any(
+        not (file.parent / "artifact.json").exists() for name in RESULTS for file in site.artifacts.glob(f"*/{name}")
+    )
+
+
+def between_report_and_commit(site: Site) -> bool:
+    """Tell whether a whole checkpoint lies in the storage that Ray Train's snapshot does not name."""
+    for folder in site.artifacts.glob("*/checkpoint_*/MANIFEST.json"):
+        snapshot = folder.parent.parent / "checkpoint_manager_snapshot.json"
+        if not snapshot.exists() or folder.parent.name not in snapshot.read_text():
+            return True
+    return False
+
+
+def family(mark: str) -> set[int]:
+    """Return the processes that were started, at any remove, by the life with that mark."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
+                found.add(int(entry.name))
+    return found
+
+
+def send(processes: set[int], number: int) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
+def run_life(site: Site, moment: Moment | None, *, delay_s: float = 0.0) -> bool:
+    """Run one life, up to the moment or to its end; tell whether it was killed."""
+    mark = f"{site.root}-{time.monotonic_ns()}"
+    site.scratch.mkdir(parents=True, exist_ok=True)
+    site.records_file.unlink(missing_ok=True)
+    arguments = (site.config.model_dump(mode="json"), str(site.records_file), str(site.scratch), mark)
+    process = warm_processes().Process(target=live, args=arguments)
+    process.start()
+    assert process.pid is not None
+    deadline = time.monotonic() + LIFE_TIMEOUT_S
+    ray_folders: set[str] = set()
+    killed = False
+    try:
+        while process.is_alive() and time.monotonic() < deadline:
+            if moment is None or not moment(site):
+                process.join(0.001 if moment else 0.2)
+                continue
+            process.join(delay_s)
+            members = {process.pid, *family(mark)}
+            send(members, signal.SIGSTOP)
+            if delay_s or moment(site):
+                killed = True
+                break
+            send(members, signal.SIGCONT)
+    finally:
+        finished = process.exitcode is not None
+        ray_folders |= {folder for member in family(mark) for folder in ray_folders_of(member)}
+        while members := {*family(mark), *(() if finished else (process.pid,))}:
+            send(members, signal.SIGKILL)
+            process.join(0.05)
+            finished = process.exitcode is not None
+        for folder in ray_folders:
+            remove(folder)
+    assert time.monotonic() < deadline, "the life neither ended nor reached the moment"
+    assert killed or process.exitcode == 0, f"the life ended by itself with {process.exitcode}"
+    return killed
+
+
+def ray_folders_of(process: int) -> set[str]:
+    with suppress(OSError):
+        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").replace("=", "\0").split("\0")
+        return {"/".join(word.split("/")[:3]) for word in words if word.startswith("/tmp/rr-")}
+    return set()
+
+
+def remove(folder: str) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def where(site: Site) -> str:
+    """Return in words how far the life was."""
+    records = site.records()
+    last = records[-1] if records else {"kind": "nothing"}
+    return " ".join(str(last[key]) for key in ("stage", "kind", "step") if key in last)
+
+
+def kill_again_and_again(site: Site, moments: list[tuple[str, Moment, float]]) -> list[str]:
+    """Kill a training at each moment in turn, then let it end; return what was hit."""
+    log = []
+    for name, moment, delay_s in moments:
+        start = time.monotonic()
+        hit = run_life(site, moment, delay_s=delay_s)
+        end = f"killed at {where(site)}" if hit else "ended before it"
+        log.append(f"{name:26} {end} after {time.monotonic() - start:.1f} s")
+        print(log[-1], flush=True)
+        if not hit:
+            break
+    run_life(site, None)
+    return log
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder)
+    return folder
+
+
+def a_site(root: Path, data: Path, **changes: Any) -> Site:
+    values = {"train__epochs": 3, "runtime__checkpoint__every_steps": 2, "runtime__log_every": 1, **changes}
+    return Site(root, tiny_config(data, root / "runs", **values))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, bytes]]:
+    site = a_site(tmp_path_factory.mktemp("whole"), data)
+    assert not run_life(site, None)
+    return site.results()
+
+
+def assert_same(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
+    assert found.keys() == expected.keys()
+    assert sum(name.endswith("weights.safetensors") for name in found) == 3
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+@pytest.mark.timeout(400)
+def test_killed_at_ten_random_moments(uninterrupted: dict[str, bytes], data: Path, tmp_path: Path) -> None:
+    draw = random.Random(20)
+    moments = [
+        (f"random {number}", after_records(draw.randint(1, 6)), draw.uniform(0.001, 0.05)) for number in range(10)
+    ]
+    site = a_site(tmp_path, data)
+    log = kill_again_and_again(site, moments)
+    assert sum("killed" in line for line in log) == 10
+    assert_same(site.results(), uninterrupted)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("moment", [inside_a_checkpoint_write, between_write_and_report, inside_an_artifact_write])
+def test_killed_at_the_worst_moments(
+    uninterrupted: dict[str, bytes], data: Path, tmp_path: Path, moment: Moment
+) -> None:
+    site = a_site(tmp_path, data)
+    assert run_life(site, moment)
+    assert moment(site), "it lies there as it was killed"
+    run_life(site, None)
+    assert_same(site.results(), uninterrupted)
+
+
+ON_RAY = {"runtime__workers": 2, "runtime__cpus_per_worker": 1, "runtime__checkpoint__every_steps": 3}
+ONE_STAGE = {"method__tasks": ["dr"], "method__synergic_labels": False, "method__multi_task": False}
+
+
+@pytest.mark.timeout(600)
+def test_killed_on_ray_between_report_and_commit(ray_cluster: None, data: Path, tmp_path: Path) -> None:
+    """One kill of a driver and all its cluster; `test_killed_on_ray_at_ten_moments` has the others."""
+    from retina_ray.orchestration.train_driver import train_driver
+
+    whole, killed = (a_site(tmp_path / name, data, **ON_RAY, **ONE_STAGE) for name in ("whole", "killed"))
+    train_driver(whole.config)
+    assert run_life(killed, between_report_and_commit)
+    strays = {folder.parent for folder in killed.artifacts.glob("*/checkpoint_*/MANIFEST.json")}
+    assert not run_life(killed, None)
+    assert killed.results() == whole.results()
+    assert len(killed.results()) == 3
+    assert strays
+    (snapshot,) = killed.artifacts.glob("*/checkpoint_manager_snapshot.json")
+    named = snapshot.read_text()
+    left = [folder.name for folder in snapshot.parent.glob("checkpoint_*") if folder.is_dir()]
+    assert [name for name in left if name not in named] == [], "what the kill stranded is collected"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_killed_on_ray_at_ten_moments(data: Path, tmp_path: Path) -> None:
+    draw = random.Random(6)
+    moments: list[tuple[str, Moment, float]] = [
+        (f"random {number}", after_records(draw.randint(1, 6)), draw.uniform(0.01, 3.0)) for number in range(8)
+    ]
+    moments[2:2] = [("inside a checkpoint write", inside_a_checkpoint_write, 0.0)]
+    moments[5:5] = [("between report and commit", between_report_and_commit, 0.0)]
+    whole, killed = (a_site(tmp_path / name, data, **ON_RAY) for name in ("whole", "killed"))
+    assert not run_life(whole, None)
+    log = kill_again_and_again(killed, moments)
+    assert sum("killed" in line for line in log) == 10
+    assert_same(killed.results(), whole.results())
