@@ -6,6 +6,7 @@ is in ``recipes``.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -234,9 +235,23 @@ class RunConfig(Section):
         return self
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-4 as a number: YAML 1.1, which PyYAML speaks, takes an exponent without a point for a string."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes strings that `_Loader` would read as numbers."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+
+
 def to_yaml(config: RunConfig) -> str:
     """Return the whole tree as YAML, in the order of its definition."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return str(yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False))
 
 
 def from_mapping(values: Mapping[str, Any]) -> RunConfig:
@@ -258,7 +273,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing, is no YAML or is not a mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise ConfigError(
             "cannot read the configuration file", str(path), f"check the path ({error.strerror})"
@@ -283,7 +298,8 @@ def override(config: RunConfig, assignments: Iterable[str] | Mapping[str, Any]) 
     Raises:
         ConfigError: a path is unknown or a value does not fit.
     """
-    pairs = assignments.items() if isinstance(assignments, Mapping) else [_parse(text) for text in assignments]
+    parts = [assignments] if isinstance(assignments, Mapping) else [_parse(text) for text in assignments]
+    pairs = [pair for part in parts for pair in _flatten(config, part)]
     values = config.model_dump(mode="json")
     for path, value in pairs:
         _assign(config, values, path, value)
@@ -299,62 +315,65 @@ def dotted_paths(section: Section, prefix: str = "") -> list[str]:
     return paths
 
 
-def _parse(text: str) -> tuple[str, Any]:
+def _parse(text: str) -> dict[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise ConfigError("not an override", text, "write it as path=value, for example optim.lr=1e-4")
     try:
-        parsed = yaml.safe_load(value)
+        return {path: yaml.load(value, Loader=_Loader)}
     except yaml.YAMLError:
         raise ConfigError("the value is not YAML", text, "quote it") from None
-    return path, _number(parsed)
 
 
-def _number(value: Any) -> Any:
-    """Read 1e-4 as a number: YAML 1.1 takes exponents without a point for strings."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _flatten(config: RunConfig, values: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return a mapping of (dotted or nested) keys as pairs of dotted path and value."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if not isinstance(key, str):  # YAML reads the keys on, yes and 1 as something else
+            raise _unknown(config, f"{prefix}{key}")
+        path = prefix + key
+        if isinstance(value, Mapping) and isinstance(_at(config, path), Section):
+            pairs += _flatten(config, value, f"{path}.")
+        else:
+            pairs.append((path, value))
+    return pairs
 
 
-def _assign(config: Section, values: dict[str, Any], path: str, value: Any) -> None:
-    """Put one value into the dumped tree ``values``, walking ``config`` beside it to know sections from mappings."""
+def _at(config: RunConfig, path: str) -> Any:
+    """Return what a path leads to, or None."""
+    node: Any = config
+    for part in path.split("."):
+        known = isinstance(node, Section) and part in type(node).model_fields
+        node = getattr(node, part) if known else node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def _assign(config: RunConfig, values: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value into the dumped tree ``values`` of ``config``, which tells sections from free mappings."""
     *parents, leaf = path.split(".")
-    section: Any = config
-    for part in parents:
-        if part not in values or not isinstance(values[part], dict):
-            raise _unknown(config, path)
-        section, values = getattr(section, part, None), values[part]
-    if leaf not in values and isinstance(section, Section):
+    parent = _at(config, ".".join(parents)) if parents else config
+    if isinstance(_at(config, path), Section):
+        first = next(iter(type(_at(config, path)).model_fields))
+        raise ConfigError("this is a section, not a value", path, f"set one of its keys, such as {path}.{first}")
+    is_key = isinstance(parent, Section) and leaf in type(parent).model_fields
+    if not is_key and not (isinstance(parent, dict) and leaf):
         raise _unknown(config, path)
-    if isinstance(getattr(section, leaf, None), Section):
-        if not isinstance(value, Mapping):
-            raise ConfigError(
-                "this is a section, not a value",
-                path,
-                f"set one of its keys, such as {path}.{next(iter(values[leaf]))}",
-            )
-        for key, inner in value.items():
-            _assign(section, values[leaf], key, inner)
-    else:
-        values[leaf] = value
+    for part in parents:
+        values = values[part]
+    values[leaf] = value
 
 
-def _unknown(config: Section, path: str) -> ConfigError:
+def _unknown(config: RunConfig, path: str) -> ConfigError:
     near = difflib.get_close_matches(path, dotted_paths(config), n=1, cutoff=0.0)
-    return ConfigError(
-        "unknown configuration key", path, f"did you mean {near[0]}? `retina-ray recipes show` lists all"
-    )
+    fix = f"did you mean {near[0]}? `retina-ray recipes show` lists all"
+    return ConfigError("unknown configuration key", path, fix)
 
 
 def _tuples(values: Any) -> Any:
     """Turn the lists of YAML into the tuples that the frozen tree holds."""
     if isinstance(values, Mapping):
         return {key: _tuples(value) for key, value in values.items()}
-    return tuple(_tuples(value) for value in values) if isinstance(values, list) else _number(values)
+    return tuple(_tuples(value) for value in values) if isinstance(values, list) else values
 
 
 def _explain(error: ValidationError) -> ConfigError:

@@ -69,7 +69,7 @@ def select(
             known = ", ".join(dataset.grades)
             raise ConfigError("the data set has no such task", task, f"set method.tasks to some of: {known}")
     grades = {task: dataset.grades[task].copy() for task in tasks}
-    split_of = _split_of(dataset, grades, folds, fold)
+    split_of = _split_of(dataset, folds, fold)
     rows = {split: np.flatnonzero(split_of == split) for split in SPLITS}
     ids = dataset.image_ids
     if hide_grades == "half":
@@ -86,7 +86,9 @@ def select(
     return selection
 
 
-def take_ratio(selection: Selection, rows: np.ndarray, ratio: Mapping[str, float]) -> np.ndarray:
+def take_ratio(
+    selection: Selection, rows: np.ndarray, ratio: Mapping[str, float], *, tasks: Sequence[str]
+) -> np.ndarray:
     """Return the rows that stay when only a fraction of each task's images is used (SALL, Table VI).
 
     The fraction is taken within each grade. An image that is graded for several tasks stays if one of them keeps it.
@@ -95,12 +97,13 @@ def take_ratio(selection: Selection, rows: np.ndarray, ratio: Mapping[str, float
         selection: gives the visible grades.
         rows: candidate rows (n,).
         ratio: fraction in (0, 1] per task; 1 where absent.
+        tasks: those whose images are meant; rows without a grade for any of them stay.
     """
     graded = np.zeros(len(rows), dtype=bool)
     kept = np.zeros(len(rows), dtype=bool)
     order = _rank(selection.image_ids[rows], selection.seed, "ratio")
-    for task, grades in selection.grades.items():
-        own = grades[rows]
+    for task in tasks:
+        own = selection.grades[task][rows]
         graded |= own != NO_GRADE
         for grade in np.unique(own[own != NO_GRADE]):
             members = np.flatnonzero(own == grade)
@@ -109,11 +112,11 @@ def take_ratio(selection: Selection, rows: np.ndarray, ratio: Mapping[str, float
     return rows[kept | ~graded]
 
 
-def _split_of(dataset: ShardedDataset, grades: Mapping[str, np.ndarray], folds: int | None, fold: int) -> np.ndarray:
+def _split_of(dataset: ShardedDataset, folds: int | None, fold: int) -> np.ndarray:
     if folds is None:
         return np.asarray(dataset.splits)
-    # The partition belongs to the data set, not to the run: runs of any seed can be pooled over its folds.
-    parts = assign_folds(list(dataset.group_ids), dict(grades), folds=folds, seed=0)
+    # The partition belongs to the data set: runs of any seed and tasks can be compared and pooled over its folds.
+    parts = assign_folds(list(dataset.group_ids), dataset.grades, folds=folds, seed=0)
     named = np.full(len(parts), "train", dtype=object)
     named[parts == (fold + 1) % folds] = "validation"
     named[parts == fold] = "test"

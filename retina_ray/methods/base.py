@@ -62,6 +62,9 @@ class Method(Protocol):
     def training_rows(self, selection: Selection) -> np.ndarray:
         """Return the data set rows (n,) that this stage trains on."""
 
+    def validation_rows(self, selection: Selection) -> np.ndarray:
+        """Return the data set rows (n,) that its epochs are judged by."""
+
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the number of labelled images behind each loss term, scalars; needs no forward pass."""
 

@@ -121,7 +121,11 @@ class SallGrader:
     def training_rows(self, selection: Selection) -> np.ndarray:
         """Return the rows (n,) with a label for a head: a grade, or with synergic labels any image of the run."""
         lenders = self.tasks if self.synergic_labels else tuple(self.grades)
-        return take_ratio(selection, selection.graded("train", lenders), self.ratio)
+        return take_ratio(selection, selection.graded("train", lenders), self.ratio, tasks=lenders)
+
+    def validation_rows(self, selection: Selection) -> np.ndarray:
+        """Return the validation rows (n,) with a grade for a head."""
+        return selection.graded("validation", tuple(self.grades))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return N of Eqs. 4 and 5: the labelled images of each head."""

@@ -103,7 +103,7 @@ class StageRun:
         state = TrainState(engine)
         rows = method.training_rows(selection)
         training = self._loader(rows, training=True, soft_logits=self._soft_logits())
-        validation = self._loader(selection.graded("validation", list(selection.grades)), training=False)
+        validation = self._loader(method.validation_rows(selection), training=False)
         schedule = Schedule(
             epochs=config.train.epochs,
             patience=config.train.patience,

@@ -20,6 +20,7 @@ from retina_ray.errors import CheckpointError
 from retina_ray.training.engine import Engine
 
 MANIFEST = "MANIFEST.json"
+FILES = {"model.safetensors", "best.safetensors", "optimizer.pt", "progress.json"}
 
 
 @dataclass
@@ -84,6 +85,8 @@ def verify(folder: Path) -> None:
         hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise CheckpointError("the checkpoint has no readable manifest", str(folder), fix) from None
+    if not isinstance(hashes, dict) or set(hashes) != FILES:
+        raise CheckpointError("the checkpoint's manifest does not name its files", str(folder), fix)
     for name, expected in hashes.items():
         path = folder / name
         if not path.is_file() or sha256_of(path) != expected:

@@ -115,6 +115,30 @@ def _train_everything(world: World, dataset: ShardedDataset) -> tuple[State, lis
     return train(world, dataset, a_config(train__accumulate=2), batch_norm=True, dropout=0.4)
 
 
+def dropped(world: World, dataset: ShardedDataset, seed: int) -> list[bytes]:
+    """Return which features dropout zeroed in each micro-batch of two steps over the same images."""
+    engine = tiny_engine(tiny_grader(dropout=0.5, batch_norm=False), a_config(seed=seed, train__accumulate=2), world)
+    masks: list[bytes] = []
+    engine.network.dropout.register_forward_hook(
+        lambda module, inputs, output: masks.append(output[inputs[0] != 0].eq(0).numpy().tobytes())
+    )
+    loader = tiny_loader(dataset, "train", world=world, global_batch=12, accumulate=2)
+    micro_batches = next(loader.epoch(0))
+    torch.manual_seed(world.rank)  # whatever the random state was, it must not matter
+    for step in range(2):
+        train_step(engine, [micro_batches[0], micro_batches[0]], step=step, lr=0.0)
+    loader.close()
+    return masks
+
+
+def test_dropout_is_drawn_anew_for_each_seed_step_micro_batch_and_rank(ranks: Ranks, dataset: ShardedDataset) -> None:
+    answers = unpack(ranks.run(2, dropped, dataset, 0))
+    assert unpack(ranks.run(2, dropped, dataset, 0)) == answers
+    other_seed = unpack(ranks.run(2, dropped, dataset, 1))
+    masks = [mask for answer in (*answers, *other_seed) for mask in answer]
+    assert len(masks) == len(set(masks)) == 16 // 2
+
+
 def poisoned(world: World, dataset: ShardedDataset, what: str) -> tuple[NonFiniteLossError | None, bool, State]:
     """Train with one bad rank: return the error, whether the last two steps changed nothing, and the weights."""
     engine = tiny_engine(tiny_grader(dropout=0.0, batch_norm=False), a_config(), world)

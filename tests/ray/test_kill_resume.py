@@ -23,7 +23,7 @@ from retina_ray.config import RunConfig, from_mapping
 from tests.helpers import tiny_config, warm_processes, write_dataset
 
 MARK = "RETINA_RAY_TEST_FAMILY"
-LIFE_TIMEOUT_S = 240
+LIFE_TIMEOUT_S = 900
 RESULTS = ("weights.safetensors", "logits.safetensors", "predictions.parquet", "history.json")
 
 

@@ -59,6 +59,7 @@ def test_the_debug_run_differs_in_values_only() -> None:
         "optim.schedule",
         "train.epochs",
         "train.patience",
+        "train.batch_norm_momentum",
         "evaluate.bootstrap",
         "runtime.workers",
         "runtime.checkpoint.every_s",

@@ -142,7 +142,7 @@ def test_a_share_is_exact_within_each_grade_and_smaller_ones_are_nested(
     selection = made_up(grades, seed)
     rows = selection.rows["train"]
     small, large = sorted((one, other))
-    kept_small, kept_large = (take_ratio(selection, rows, {"dr": share}) for share in (small, large))
+    kept_small, kept_large = (take_ratio(selection, rows, {"dr": share}, tasks=TASKS) for share in (small, large))
     assert set(kept_small) <= set(kept_large)
     for task, share in (("dr", small), ("amd", 1.0)):
         for grade in range(4):
@@ -160,16 +160,16 @@ def test_a_share_does_not_depend_on_the_order_of_the_rows() -> None:
     shuffled = Selection(
         selection.rows, {"dr": selection.grades["dr"][order]}, selection.image_ids[order], selection.seed
     )
-    kept = take_ratio(selection, np.arange(60), {"dr": 0.4})
-    kept_shuffled = take_ratio(shuffled, np.arange(60), {"dr": 0.4})
+    kept = take_ratio(selection, np.arange(60), {"dr": 0.4}, tasks=("dr",))
+    kept_shuffled = take_ratio(shuffled, np.arange(60), {"dr": 0.4}, tasks=("dr",))
     assert set(selection.image_ids[kept]) == set(shuffled.image_ids[kept_shuffled])
 
 
 def test_an_image_with_two_grades_stays_if_either_task_keeps_it() -> None:
     selection = made_up({"dr": [0] * 40, "amd": [0] * 40}, 0)
     rows = np.arange(40)
-    assert len(take_ratio(selection, rows, {"dr": 0.25})) == 40
-    assert len(take_ratio(selection, rows, {"dr": 0.25, "amd": 0.5})) == 20
+    assert len(take_ratio(selection, rows, {"dr": 0.25}, tasks=TASKS)) == 40
+    assert len(take_ratio(selection, rows, {"dr": 0.25, "amd": 0.5}, tasks=TASKS)) == 20
 
 
 def test_an_unknown_task_names_those_there_are(both: ShardedDataset) -> None:
