@@ -6,7 +6,7 @@ import pickle
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import forkserver
@@ -208,6 +208,22 @@ def same_state(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(
         left[name].numpy().tobytes() == right[name].numpy().tobytes() for name in left
     )
+
+
+def descendants(process: int) -> set[int]:
+    """Return the processes below one, at any remove, that still hang on it."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.parent.name))
+    found: set[int] = set()
+    waiting = [process]
+    while waiting:
+        below = [child for child in children.get(waiting.pop(), []) if child not in found]
+        found.update(below)
+        waiting += below
+    return found
 
 
 def warm_processes() -> ForkServerContext:

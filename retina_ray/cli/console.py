@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # at run time it would bring torch along, which most verbs do
 
 Record = dict[str, Any]
 
+WIDTH = 140
+"""Columns of a line in a file or pipe, which has no width of its own."""
+
 TABLE_METRICS = {
     "accuracy": "accuracy",
     "confidence": "confidence",
@@ -29,12 +32,12 @@ TABLE_METRICS = {
 
 def console() -> Console:
     """Return the console for results; in a file or pipe its lines are long enough for tables."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def error_console() -> Console:
     """Return the console for progress and errors, which leaves standard output to results."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH)
 
 
 def print_json(value: Any) -> None:

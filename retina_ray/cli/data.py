@@ -95,7 +95,7 @@ def ingest(
     from retina_ray.data.sources.csv_table import read_csv
     from retina_ray.data.sources.folder import read_folder
 
-    mapping = _mapping(columns)
+    mapping, fractions = _mapping(columns), _fractions(split)
     rows = read_csv(source, columns=mapping) if adapter is Adapter.CSV else read_folder(source, task=task)
     with counting("reading") as progress:
         summary = run_ingest(
@@ -104,7 +104,7 @@ def ingest(
             tasks=_tasks(rows, mapping),
             image_size=size,
             encoding=encoding.value,
-            fractions=_fractions(split),
+            fractions=fractions,
             seed=seed,
             num_workers=_cpus(),
             strict=strict,

@@ -73,5 +73,6 @@ def denormalise(images: Tensor) -> NDArray[np.uint8]:
 @lru_cache(maxsize=16)
 def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return 1 / (255 std) and mean / std, (3, 1, 1) each, kept because copying them to a GPU waits for its queue."""
-    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
-    return (1 / (255 * std)).to(device, torch.float32), (mean / std).to(device, torch.float32)
+    with torch.inference_mode(False):  # kept beyond an evaluation that comes first
+        mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
+        return (1 / (255 * std)).to(device, torch.float32), (mean / std).to(device, torch.float32)

@@ -146,7 +146,7 @@ def _panels(
     )
     batch = next(iter(loader.epoch(0)))[0]
     loader.close()
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference mode: Grad-CAM's backward pass keeps the result
         predicted = method.probabilities(network, batch.images)[own].argmax(dim=1)
     heat = grad_cam(TaskLogits(network, own), cam_layer(network.get_submodule("backbone")), batch.images, predicted)
     grades = {task.name: task.grades for task in dataset.tasks}

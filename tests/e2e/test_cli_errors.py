@@ -19,7 +19,7 @@ WRONG = [
     (["train", "--hide-grades", "most", "--data", "nowhere"], ["data.hide_grades", "most", "half"]),
     (["data", "ingest", "labels.csv", "out", "--columns", "image=image,dr=grade"], ["labels.csv"]),
     (["data", "ingest", "labels.csv", "out", "--columns", "image"], ["image", "ours=theirs"]),
-    (["data", "ingest", "labels.csv", "out", "--columns", "image=i", "--split", "1,2"], ["1,2", "0.5,0.25,0.25"]),
+    (["data", "ingest", "labels.csv", "out", "--columns", "image=i,dr=g", "--split", "1,2"], ["1,2", "0.5,0.25,0.25"]),
     (["data", "inspect", "nowhere"], ["nowhere"]),
     (["data", "synth", "out", "--tasks", "dr,flu"], ["flu"]),
     (["report", "nowhere"], ["nowhere", "retina-ray train"]),

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from retina_ray.config import RunConfig, from_mapping
-from tests.helpers import tiny_config, warm_processes, write_dataset
+from tests.helpers import descendants, tiny_config, warm_processes, write_dataset
 
 MARK = "RETINA_RAY_TEST_FAMILY"
 LIFE_TIMEOUT_S = 900
@@ -108,13 +108,14 @@ def between_report_and_commit(site: Site) -> bool:
 
 
 def family(mark: str) -> set[int]:
-    """Return the processes that were started, at any remove, by the life with that mark."""
+    """Return the processes that were started, at any remove, by the life with that mark, orphans included."""
     found = set()
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
             if entry.name.isdigit() and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
                 found.add(int(entry.name))
-    return found
+    # Ray's workers write their title over their environment; they hang on the raylet.
+    return found.union(*map(descendants, found))
 
 
 def send(processes: set[int], number: int) -> None:

@@ -15,7 +15,7 @@ from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError, DataError, NonFiniteLossError, ResourceError
 from retina_ray.orchestration.stages import collect_garbage
 from retina_ray.orchestration.train_driver import RunResult, train_driver
-from tests.helpers import tiny_config, write_dataset
+from tests.helpers import descendants, tiny_config, write_dataset
 
 Records = list[dict[str, Any]]
 
@@ -172,13 +172,13 @@ def test_a_run_without_intervals(tmp_path: Path, data: Path) -> None:
     assert [each.intervals for each in result.summaries] == [{}]
 
 
-def rank_processes(storage: Path) -> list[int]:
-    """Return the training workers on this machine, which have a file below the storage folder open or mapped."""
+def rank_processes() -> list[int]:
+    """Return the training workers of this session's Ray."""
     found = []
-    for entry in Path("/proc").iterdir():
+    for process in descendants(os.getpid()):
         with suppress(OSError):
-            if entry.name.isdigit() and b"RayTrainWorker" in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
+            if b"RayTrainWorker" in Path(f"/proc/{process}/cmdline").read_bytes():
+                found.append(process)
     return found
 
 
@@ -193,7 +193,7 @@ def test_a_worker_that_is_killed_is_survived_bit_for_bit(ray_cluster: None, data
         records.append(record)
         if record.get("step") == 3 and not killed.is_set():
             killed.set()
-            os.kill(max(rank_processes(tmp_path)), signal.SIGKILL)
+            os.kill(max(rank_processes()), signal.SIGKILL)
 
     result = train_driver(tiny_config(data, tmp_path / "killed", **changes), listener=kill_one_at_step_3)
     assert killed.is_set()

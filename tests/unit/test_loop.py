@@ -36,6 +36,7 @@ class FaultyReporter(FolderReporter):
         super().__init__(folder)
         self.calls = 0
         self.records: list[Record] = []
+        self.saved: list[int] = []
         self._fatal = fatal
 
     def progress(self, record: Record) -> None:
@@ -45,6 +46,8 @@ class FaultyReporter(FolderReporter):
     def report(self, metrics: Record, checkpoint: Path | None) -> None:
         self._count()
         super().report(metrics, checkpoint)
+        if checkpoint is not None:
+            self.saved.append(metrics["step"])
 
     def _count(self) -> None:
         if self.calls == self._fatal:
@@ -141,6 +144,7 @@ def test_interrupted_anywhere_and_resumed_is_as_if_never_stopped(
             train(dataset, config, FaultyReporter(folder, fatal=fatal))
         second = FaultyReporter(folder)
         assert_same(train(dataset, config, second), expected)
+        assert set(second.saved) <= set(whole.saved), "checkpoints fall due at the same steps"
         resumed_at |= {record["step"] for record in second.records if record["kind"] == "restored"}
     # Within an epoch and at an epoch's end, wherever a checkpoint was due.
     assert resumed_at == {1: {1, 2, 3, 4, 5, 6, 7, 8}, 2: {2, 4, 6, 8}, 3: {3, 6}, 4: {4, 8}}[every_steps]
