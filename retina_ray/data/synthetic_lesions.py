@@ -203,7 +203,7 @@ def draw_amd(rng: Rng, eye: Eye, lesions: Lesions, grade: int) -> None:
     if grade == 1:
         drusen(rng, eye, lesions, int(rng.integers(6, 26)), (0.013, 0.026))
     if grade == 2 or (grade == 3 and rng.random() < 0.5):
-        drusen(rng, eye, lesions, int(rng.integers(3, 16)), (0.034, 0.062))
+        drusen(rng, eye, lesions, int(rng.integers(3, 16)), (0.03, 0.058))
         drusen(rng, eye, lesions, int(rng.integers(0, 14)), (0.013, 0.026))
         if rng.random() < 0.4:
             spots = _scatter(rng, eye, int(rng.integers(1, 4)), around=eye.fovea, spread=0.12)
@@ -214,7 +214,7 @@ def draw_amd(rng: Rng, eye: Eye, lesions: Lesions, grade: int) -> None:
         lesions.blobs(rng, "membrane", centre[None], np.array([radius]), stretch=rng.uniform(1, 1.5), roughness=0.35)
         for _ in range(int(rng.integers(1, 4))):
             edge = centre + rng.normal(0, 0.75 * radius, 2).astype(np.float32)
-            pool_of_blood(rng, lesions, edge, rng.uniform(0.07, 0.17))
+            pool_of_blood(rng, lesions, edge, rng.uniform(0.05, 0.15))
         hard_exudates(rng, eye, lesions, int(rng.integers(0, 3)), centre, 1.3 * radius)
 
 
@@ -263,7 +263,7 @@ def paint_deep(rng: Rng, eye: Eye, lesions: Lesions, image: Floats) -> None:
     deep = (
         ("pigment", 0.006, _PIGMENT, 0.45),
         ("membrane", 0.02, _MEMBRANE, 0.75),
-        ("druse", 0.008, _DRUSE * light, 0.8 * strength),
+        ("druse", 0.009, _DRUSE * light, 0.7 * strength),
         ("HE", 0.002, _EXUDATE * light, 0.9 * strength),
         ("dust", 0.003, _EXUDATE * light, 0.5),
         ("reflex", 0.015, _COTTON * light, 0.22),
