@@ -3,10 +3,12 @@
 What is not here: how rows are made (``ingest``) and how shards are read and written (``shards``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
+
+from retina_ray.errors import ConfigError
 
 SCHEMA_VERSION = 1
 """Version of the shard layout; a reader refuses any other."""
@@ -56,6 +58,18 @@ def task_of(name: str, num_grades: int) -> Task:
     if name in KNOWN_TASKS:
         return KNOWN_TASKS[name]
     return Task(name=name, grades=tuple(str(grade) for grade in range(max(2, num_grades))))
+
+
+def require_tasks(wanted: Iterable[str], known: Collection[str]) -> None:
+    """Check that a data set has the tasks of a run.
+
+    Raises:
+        ConfigError: it lacks one.
+    """
+    for task in wanted:
+        if task not in known:
+            fix = f"set method.tasks to some of: {', '.join(known)}"
+            raise ConfigError("the data set has no such task", task, fix)
 
 
 def grade_column(task: str) -> str:

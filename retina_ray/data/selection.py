@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retina_ray.data.schema import NO_GRADE, SPLITS
+from retina_ray.data.schema import NO_GRADE, SPLITS, require_tasks
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.splits import assign_folds
-from retina_ray.errors import ConfigError, DataError
+from retina_ray.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,7 @@ def select(
         ConfigError: a task is not in the data set.
         DataError: a task has no graded image in one of the splits.
     """
-    for task in tasks:
-        if task not in dataset.grades:
-            known = ", ".join(dataset.grades)
-            raise ConfigError("the data set has no such task", task, f"set method.tasks to some of: {known}")
+    require_tasks(tasks, dataset.grades)
     grades = {task: dataset.grades[task].copy() for task in tasks}
     split_of = _split_of(dataset, folds, fold)
     rows = {split: np.flatnonzero(split_of == split) for split in SPLITS}

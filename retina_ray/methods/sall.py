@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from retina_ray.config import SallConfig
 from retina_ray.data.batch import Batch
-from retina_ray.data.schema import NO_GRADE, Task
+from retina_ray.data.schema import NO_GRADE, Task, require_tasks
 from retina_ray.data.selection import Selection, take_ratio
 from retina_ray.losses.sall import task_count, task_cross_entropy, temperature_softmax, total_loss
 from retina_ray.methods.base import Plan, Stage
@@ -53,7 +53,11 @@ def plan(config: SallConfig, tasks: Mapping[str, Task]) -> Plan:
     Args:
         config: the method's section of the configuration.
         tasks: the data set's tasks by name; those of ``config.tasks`` are used.
+
+    Raises:
+        ConfigError: the data set lacks one of them.
     """
+    require_tasks(config.tasks, tasks)
     grades = {name: tasks[name].num_grades for name in config.tasks}
     teachers = tuple(
         Stage(f"teacher-{name}", "train", _settings(config, {name: grades[name]}, teacher=True), model=SINGLE_TASK)

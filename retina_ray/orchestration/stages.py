@@ -157,9 +157,7 @@ def collect_garbage(store: Store) -> list[str]:
         Their names.
     """
     snapshot = "checkpoint_manager_snapshot.json"
-    if not store.exists(snapshot):
-        return []
-    state = json.loads(store.read_bytes(snapshot))
+    state = json.loads(store.read_bytes(snapshot)) if store.exists(snapshot) else {"checkpoint_results": []}
     named = {result["checkpoint_dir_name"] for result in state["checkpoint_results"]}
     strays = [name for name in store.list() if name.startswith("checkpoint_") and name not in {*named, snapshot}]
     for name in strays:
