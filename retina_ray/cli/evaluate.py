@@ -20,6 +20,8 @@ def evaluate(
 
     Several runs are pooled: the folds of a cross-validation give one out-of-fold figure.
     """
+    import pyarrow.compute as pc
+
     from retina_ray.errors import ConfigError
     from retina_ray.metrics.table import merge_shards, summarise
     from retina_ray.orchestration.bundle_evaluation import predict_dataset
@@ -30,7 +32,9 @@ def evaluate(
             raise ConfigError("--data takes one bundle", ", ".join(runs), "give a single bundle")
         table = predict_dataset(runs[0], data, split=split)
     else:
-        table = merge_shards([RunFolder.open(run).predictions() for run in runs])
+        # Only the split that is asked for: what one fold tests, another validates with.
+        wanted = pc.field("split") == split
+        table = merge_shards([RunFolder.open(run).predictions().filter(wanted) for run in runs])
     summaries = summarise(table, split=split, resamples=bootstrap, seed=seed)
     if as_json:
         print_json(
