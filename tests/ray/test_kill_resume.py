@@ -223,6 +223,7 @@ def assert_same(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.long
 def test_killed_at_ten_random_moments(uninterrupted: dict[str, bytes], data: Path, tmp_path: Path) -> None:
     draw = random.Random(20)
     moments = [
@@ -236,6 +237,7 @@ def test_killed_at_ten_random_moments(uninterrupted: dict[str, bytes], data: Pat
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("moment", [inside_a_checkpoint_write, between_write_and_report, inside_an_artifact_write])
+@pytest.mark.long
 def test_killed_at_the_worst_moments(
     uninterrupted: dict[str, bytes], data: Path, tmp_path: Path, moment: Moment
 ) -> None:
@@ -251,6 +253,7 @@ ONE_STAGE = {"method__tasks": ["dr"], "method__synergic_labels": False, "method_
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_killed_on_ray_between_report_and_commit(ray_cluster: None, data: Path, tmp_path: Path) -> None:
     """One kill of a driver and all its cluster; `test_killed_on_ray_at_ten_moments` has the others."""
     from retina_ray.orchestration.train_driver import train_driver
