@@ -183,6 +183,7 @@ def rank_processes() -> list[int]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_a_worker_that_is_killed_is_survived_bit_for_bit(ray_cluster: None, data: Path, tmp_path: Path) -> None:
     changes = {**ON_RAY, **ONE_STAGE, "train__epochs": 8, "runtime__checkpoint__every_steps": 1}
     whole, _ = drive(tiny_config(data, tmp_path / "whole", **changes))
