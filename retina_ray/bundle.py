@@ -41,7 +41,8 @@ from retina_ray.data.store import Store
 from retina_ray.errors import BundleError, DataError
 from retina_ray.methods import catalogue
 from retina_ray.methods.base import Method
-from retina_ray.metrics.table import TaskSummary, select
+from retina_ray.metrics.summary import TaskSummary
+from retina_ray.metrics.table import select
 
 MANIFEST = "bundle.json"
 WEIGHTS = "model.safetensors"

@@ -15,7 +15,8 @@ from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.torch_loader import decode_image
 from retina_ray.errors import DataError
 from retina_ray.metrics.calibration import apply_temperature, conformal_quantile, fit_temperature, prediction_set
-from retina_ray.metrics.table import Predictions, TaskSummary
+from retina_ray.metrics.summary import TaskSummary
+from retina_ray.metrics.table import Predictions
 
 REFERENCE_IMAGES = 256
 """Training images behind the reference statistics, at most."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from retina_ray.bundle import Bundle
 from retina_ray.config import RunConfig, dotted_paths
 from retina_ray.data.store import Store
-from retina_ray.metrics.table import TaskSummary
+from retina_ray.metrics.summary import TaskSummary
 from retina_ray.mlflow_access import connect, explained, in_one_line, is_server, tracking_uri
 from retina_ray.model_versions import RegisteredModel, list_models, register_version, resolve_model, show_model
 

@@ -13,7 +13,8 @@ from retina_ray.data.schema import KNOWN_TASKS, Task
 from retina_ray.data.shards import Row, ShardedDataset, ShardWriter
 from retina_ray.data.synthetic import draw
 from retina_ray.methods import catalogue
-from retina_ray.metrics.table import TaskSummary, make_table, summarise
+from retina_ray.metrics.summary import TaskSummary, summarise
+from retina_ray.metrics.table import make_table
 
 SIZE = 64
 TASKS = (KNOWN_TASKS["dr"], KNOWN_TASKS["amd"])

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 if TYPE_CHECKING:  # at run time it would bring torch along, which most verbs do without
-    from retina_ray.metrics.table import TaskSummary
+    from retina_ray.metrics.summary import TaskSummary
 
 Record = dict[str, Any]
 

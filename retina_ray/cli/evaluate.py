@@ -23,7 +23,8 @@ def evaluate(
     import pyarrow.compute as pc
 
     from retina_ray.errors import ConfigError
-    from retina_ray.metrics.table import merge_shards, summarise
+    from retina_ray.metrics.summary import summarise
+    from retina_ray.metrics.table import merge_shards
     from retina_ray.orchestration.bundle_evaluation import predict_dataset
     from retina_ray.orchestration.run_folder import RunFolder
 

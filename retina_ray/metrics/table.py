@@ -1,7 +1,7 @@
 """The prediction table: one row per model, image and task, from which every table and figure is computed.
 
-Training writes it, evaluation and the report read it; it can be read again without the model. What is not here:
-the metrics themselves (``grading``, ``bootstrap``) and the comparison of two models (``comparison``).
+Training writes it, evaluation and the report read it; it can be read again without the model. What is measured from it
+is in ``summary`` and ``comparison``; training ranks import neither, which would cost them seconds.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retina_ray.errors import DataError
-from retina_ray.metrics.bootstrap import bootstrap_intervals
-from retina_ray.metrics.grading import grading_metrics
-from retina_ray.metrics.probabilities import DEFAULT_BINS, require_distributions
+from retina_ray.metrics.probabilities import require_distributions
 
 UNKNOWN_TRUTH = -1
 """The truth of an image that has no grade for the task; metrics leave it out."""
@@ -53,25 +51,6 @@ class Predictions:
     truth: npt.NDArray[np.int64]
     groups: npt.NDArray[Any]
     image_ids: npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class TaskSummary:
-    """What one model reaches on one task.
-
-    Attributes:
-        model: as in the table.
-        task: as in the table.
-        n: graded images.
-        metrics: value per name of `grading.METRICS`.
-        intervals: (low, high) per name.
-    """
-
-    model: str
-    task: str
-    n: int
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
 
 
 def make_table(
@@ -213,47 +192,6 @@ def graded_tasks(table: pa.Table, *, split: str) -> list[tuple[str, str]]:
     rows = table.filter((pc.field("split") == split) & (pc.field("truth") != UNKNOWN_TRUTH))
     pairs = rows.group_by(["task", "model"]).aggregate([]).sort_by([("task", "ascending"), ("model", "ascending")])
     return list(zip(pairs["model"].to_pylist(), pairs["task"].to_pylist(), strict=True))
-
-
-def summarise(
-    table: pa.Table,
-    *,
-    split: str,
-    resamples: int = 1000,
-    level: float = 0.95,
-    bins: int = DEFAULT_BINS,
-    seed: int,
-) -> list[TaskSummary]:
-    """Measure every model on every task of a split, with intervals over patients.
-
-    Args:
-        table: see `PREDICTION_SCHEMA`.
-        split: ``train``, ``validation`` or ``test``.
-        resamples: bootstrap resamples of patients; 0 leaves the intervals out.
-        level: of the intervals, in (0, 1).
-        bins: of the calibration errors.
-        seed: of the resamples.
-
-    Returns:
-        Sorted by task, then model; empty when the split has no graded image.
-
-    Raises:
-        DataError: see `validate`.
-    """
-    table = validate(table)
-    summaries = []
-    for model, task in graded_tasks(table, split=split):
-        rows = select(table, model=model, task=task, split=split)
-        metrics = grading_metrics(rows.probabilities, rows.truth, bins=bins)
-        intervals = (
-            bootstrap_intervals(
-                rows.probabilities, rows.truth, rows.groups, resamples=resamples, level=level, bins=bins, seed=seed
-            )
-            if resamples
-            else {}
-        )
-        summaries.append(TaskSummary(model, task, len(rows.truth), metrics, intervals))
-    return summaries
 
 
 def _matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:

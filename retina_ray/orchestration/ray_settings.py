@@ -25,6 +25,11 @@ DRIVER_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+PRIVATE_ENVIRONMENT = {
+    # Nobody reclaims nodes of a cluster that is this process's own; the watcher is one more process to start.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
 WORKER_ENVIRONMENT = {
     # A worker whose peer vanished silently would wait 30 s for the process group to shut down.
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
@@ -53,13 +58,14 @@ def connected(runtime: RuntimeConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.update({name: os.environ.get(name, value) for name, value in DRIVER_ENVIRONMENT.items()})
+    private = runtime.address == "local"
+    settings = {**DRIVER_ENVIRONMENT, **(PRIVATE_ENVIRONMENT if private else {})}
+    os.environ.update({name: os.environ.get(name, value) for name, value in settings.items()})
     options: dict[str, Any] = {
-        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
         "log_to_driver": False,
         "logging_level": "ERROR",
     }
-    if runtime.address != "local":
+    if not private:
         try:
             ray.init(address=runtime.address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:

@@ -22,7 +22,7 @@ from retina_ray.config import RunConfig, from_mapping, to_yaml
 from retina_ray.data.shards import DatasetManifest
 from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError
-from retina_ray.metrics.table import TaskSummary
+from retina_ray.metrics.summary import TaskSummary
 from retina_ray.training.artifact import Artifact, pack_table, read_artifact
 
 RUN = "run.json"

@@ -18,7 +18,7 @@ from retina_ray.errors import RetinaRayError
 from retina_ray.explain.gradcam import TaskLogits, grad_cam
 from retina_ray.losses.sall import soft_label_statistics, synergic_labels
 from retina_ray.methods import catalogue
-from retina_ray.metrics.table import summarise
+from retina_ray.metrics.summary import summarise
 from retina_ray.models.backbones import cam_layer
 from retina_ray.orchestration.run_folder import RunFolder
 from retina_ray.orchestration.train_driver import open_dataset

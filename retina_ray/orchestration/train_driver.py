@@ -14,7 +14,8 @@ from retina_ray.data.shards import ShardedDataset
 from retina_ray.errors import ConfigError
 from retina_ray.methods import catalogue
 from retina_ray.methods.base import Plan
-from retina_ray.metrics.table import TaskSummary, merge_shards, summarise
+from retina_ray.metrics.summary import TaskSummary, summarise
+from retina_ray.metrics.table import merge_shards
 from retina_ray.orchestration.ray_settings import connected
 from retina_ray.orchestration.run_folder import RunFolder
 from retina_ray.orchestration.stages import StageRunner

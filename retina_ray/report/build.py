@@ -16,7 +16,8 @@ from retina_ray.data.schema import task_of
 from retina_ray.metrics.comparison import TaskDifference, paired_differences
 from retina_ray.metrics.grading import confusion_matrix
 from retina_ray.metrics.probabilities import DEFAULT_BINS
-from retina_ray.metrics.table import Predictions, TaskSummary, select
+from retina_ray.metrics.summary import TaskSummary
+from retina_ray.metrics.table import Predictions, select
 from retina_ray.report import figures, progress_figures, tables
 from retina_ray.report.html import InlineFigure, InlineImage, figure_uri, render
 from retina_ray.report.tables import Cell, Row, display_name

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from retina_ray.metrics.comparison import TaskDifference
 from retina_ray.metrics.grading import METRICS
-from retina_ray.metrics.table import TaskSummary
+from retina_ray.metrics.summary import TaskSummary
 
 MAIN_METRICS = ("accuracy", "confidence", "error", "auroc", "kappa_quadratic", "ece")
 """Columns of the first table: those of Table III, then what tells graders and their confidence apart."""

@@ -11,7 +11,8 @@ import torch
 
 from retina_ray.config import RunConfig
 from retina_ray.data.shards import ShardedDataset
-from retina_ray.metrics.table import make_table, summarise
+from retina_ray.metrics.summary import summarise
+from retina_ray.metrics.table import make_table
 from retina_ray.training.clock import Clock
 from retina_ray.training.evaluate import run_over, validate
 from retina_ray.training.loop import Loop, Schedule

@@ -14,7 +14,8 @@ from retina_ray.data.quality import measure
 from retina_ray.data.store import Store
 from retina_ray.errors import BundleError, DataError
 from retina_ray.metrics.calibration import apply_temperature, prediction_set
-from retina_ray.metrics.table import TaskSummary, select
+from retina_ray.metrics.summary import TaskSummary
+from retina_ray.metrics.table import select
 from tests.bundles import SIZE, TASKS, Made, make_config, make_everything, train_nothing
 
 

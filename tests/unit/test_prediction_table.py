@@ -12,14 +12,8 @@ import pytest
 from retina_ray.errors import DataError
 from retina_ray.metrics.comparison import paired_differences
 from retina_ray.metrics.grading import METRICS, grading_metrics
-from retina_ray.metrics.table import (
-    PREDICTION_SCHEMA,
-    make_table,
-    merge_shards,
-    select,
-    summarise,
-    validate,
-)
+from retina_ray.metrics.summary import summarise
+from retina_ray.metrics.table import PREDICTION_SCHEMA, make_table, merge_shards, select, validate
 
 
 def predictions(

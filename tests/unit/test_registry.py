@@ -11,7 +11,7 @@ import pytest
 from retina_ray.bundle import MANIFEST, Bundle
 from retina_ray.config import RunConfig, override
 from retina_ray.errors import BundleError, ResourceError
-from retina_ray.metrics.table import TaskSummary
+from retina_ray.metrics.summary import TaskSummary
 from retina_ray.mlflow_access import connect, in_one_line
 from retina_ray.registry import Tracker, list_models, resolve_model, show_model, tracking_uri
 from tests.bundles import Made, make_config, make_everything

@@ -15,7 +15,8 @@ from PIL import Image
 
 from retina_ray.metrics.comparison import paired_differences
 from retina_ray.metrics.grading import METRICS
-from retina_ray.metrics.table import TaskSummary, make_table, summarise
+from retina_ray.metrics.summary import TaskSummary, summarise
+from retina_ray.metrics.table import make_table
 from retina_ray.report import figures, progress_figures, tables
 from retina_ray.report.build import ReportData, write_report
 from retina_ray.report.html import figure_uri

@@ -1,0 +1,70 @@
+"""What each model reaches on each task of a split, measured from the prediction table."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from retina_ray.metrics.bootstrap import bootstrap_intervals
+from retina_ray.metrics.grading import grading_metrics
+from retina_ray.metrics.probabilities import DEFAULT_BINS
+from retina_ray.metrics.table import graded_tasks, select, validate
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """What one model reaches on one task.
+
+    Attributes:
+        model: as in the table.
+        task: as in the table.
+        n: graded images.
+        metrics: value per name of `grading.METRICS`.
+        intervals: (low, high) per name.
+    """
+
+    model: str
+    task: str
+    n: int
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
+def summarise(
+    table: pa.Table,
+    *,
+    split: str,
+    resamples: int = 1000,
+    level: float = 0.95,
+    bins: int = DEFAULT_BINS,
+    seed: int,
+) -> list[TaskSummary]:
+    """Measure every model on every task of a split, with intervals over patients.
+
+    Args:
+        table: see `PREDICTION_SCHEMA`.
+        split: ``train``, ``validation`` or ``test``.
+        resamples: bootstrap resamples of patients; 0 leaves the intervals out.
+        level: of the intervals, in (0, 1).
+        bins: of the calibration errors.
+        seed: of the resamples.
+
+    Returns:
+        Sorted by task, then model; empty when the split has no graded image.
+
+    Raises:
+        DataError: see `validate`.
+    """
+    table = validate(table)
+    summaries = []
+    for model, task in graded_tasks(table, split=split):
+        rows = select(table, model=model, task=task, split=split)
+        metrics = grading_metrics(rows.probabilities, rows.truth, bins=bins)
+        intervals = (
+            bootstrap_intervals(
+                rows.probabilities, rows.truth, rows.groups, resamples=resamples, level=level, bins=bins, seed=seed
+            )
+            if resamples
+            else {}
+        )
+        summaries.append(TaskSummary(model, task, len(rows.truth), metrics, intervals))
+    return summaries
