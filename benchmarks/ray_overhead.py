@@ -16,8 +16,8 @@ from typing import Any
 
 from retina_ray.config import RunConfig, from_mapping, override
 from retina_ray.methods import catalogue
-from retina_ray.orchestration.run_folder import environment
 from retina_ray.orchestration.train_driver import open_dataset, train_driver
+from retina_ray.provenance import environment
 from retina_ray.recipes import load_recipe
 
 RESULTS = Path(__file__).parent / "results"

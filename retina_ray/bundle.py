@@ -6,9 +6,7 @@ figures in it (``bundle_statistics``) and the model registry (``registry``).
 """
 
 import hashlib
-import importlib.metadata
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,6 +41,7 @@ from retina_ray.methods import catalogue
 from retina_ray.methods.base import Method
 from retina_ray.metrics.summary import TaskSummary
 from retina_ray.metrics.table import select
+from retina_ray.provenance import commit, package_version
 
 MANIFEST = "bundle.json"
 WEIGHTS = "model.safetensors"
@@ -198,28 +197,11 @@ def build_bundle(
         ),
         # A tracking server's address may hold a password, and means nothing to whom the bundle is given.
         config=config.model_dump(mode="json", exclude={"tracking": {"uri"}}),
-        code=code_version(),
+        code=CodeVersion(package=package_version("retina-ray"), commit=commit()),
         created=datetime.now(UTC).replace(microsecond=0),
         files={WEIGHTS: hashlib.sha256(weights).hexdigest()},
     )
     return _write(Store(str(folder)), manifest, weights)
-
-
-def code_version() -> CodeVersion:
-    """Return the package's version and, in a checkout of its own, the git commit."""
-    root = Path(__file__).resolve().parents[1]
-    commit = None
-    if (root / ".git").exists():  # installed: a repository above it would be somebody else's
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
-        try:
-            commit = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            commit = None
-    try:
-        package = importlib.metadata.version("retina-ray")
-    except importlib.metadata.PackageNotFoundError:
-        package = "(not installed)"
-    return CodeVersion(package=package, commit=commit)
 
 
 def _summary_of(summaries: Sequence[TaskSummary], model: str, task: str) -> TaskSummary:

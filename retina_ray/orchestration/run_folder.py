@@ -4,14 +4,9 @@
 ``predictions.parquet``, ``metrics.json``, ``history.json``, ``bundle/`` and ``report.html``.
 """
 
-import importlib.metadata
 import json
-import os
-import platform
-import subprocess
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +18,7 @@ from retina_ray.data.shards import DatasetManifest
 from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError
 from retina_ray.metrics.summary import TaskSummary
+from retina_ray.provenance import environment
 from retina_ray.training.artifact import Artifact, pack_table, read_artifact
 
 RUN = "run.json"
@@ -125,34 +121,3 @@ class RunFolder:
             if before[section] != after[section]:
                 fix = "give the same recipe, --config and --set as before, or choose another --name"
                 raise ConfigError("the run to resume differs in section", section, fix)
-
-
-def environment() -> dict[str, Any]:
-    """Return what the result may depend on beyond the configuration: versions, commit, machine."""
-    packages = ("retina-ray", "ray", "torch", "torchvision", "numpy", "nvidia-dali-cuda130")
-    return {
-        "versions": {name: _version(name) for name in packages},
-        "commit": code_version(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0)),
-    }
-
-
-def code_version() -> str:
-    """Return the git commit of the code, marked if it was changed, or the package version outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed: a repository above it would be somebody else's
-        return _version("retina-ray")
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return _version("retina-ray")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -55,6 +55,8 @@ def build_engine(method: Method, *, optim: OptimConfig, train: TrainConfig, seed
         ConfigError: synchronised batch statistics are asked for without a GPU.
     """
     torch.use_deterministic_algorithms(train.deterministic)
+    # On by default with deterministic kernels: a debugging aid that writes every buffer once more.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a module's property
     torch.backends.cudnn.benchmark = not train.deterministic
     torch.manual_seed(seed)
     network = method.build_model().to(world.device)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RANKS = {
     "retina_ray": 0,
     "retina_ray.errors": 0,
+    "retina_ray.provenance": 0,
     "retina_ray.config": 1,
     "retina_ray.config_reference": 1,
     "retina_ray.recipes": 1,
