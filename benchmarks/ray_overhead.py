@@ -16,7 +16,8 @@ from typing import Any
 
 from retina_ray.config import RunConfig, from_mapping, override
 from retina_ray.methods import catalogue
-from retina_ray.orchestration.train_driver import open_dataset, train_driver
+from retina_ray.orchestration.preparation import open_dataset
+from retina_ray.orchestration.train_driver import train_driver
 from retina_ray.provenance import environment
 from retina_ray.recipes import load_recipe
 

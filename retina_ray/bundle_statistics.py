@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_ray.bundle_manifest import CONFIDENCE_BINS, QualityLimits, Reference, TaskCalibration, TaskMetrics
+from retina_ray.data.decode import decode_image
 from retina_ray.data.quality import ImageMeasures, measure
 from retina_ray.data.schema import Task
 from retina_ray.data.shards import ShardedDataset
-from retina_ray.data.torch_loader import decode_image
 from retina_ray.errors import DataError
 from retina_ray.metrics.calibration import apply_temperature, conformal_quantile, fit_temperature, prediction_set
 from retina_ray.metrics.summary import TaskSummary

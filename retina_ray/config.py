@@ -6,24 +6,27 @@ is in ``recipes``.
 """
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from retina_ray import yaml_dialect
 from retina_ray.errors import ConfigError
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+DecayRate = Annotated[float, Field(ge=0.0, lt=1.0)]
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Section(BaseModel):
     """A frozen part of the tree; unknown keys and wrong types are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class DataConfig(Section):
@@ -82,7 +85,8 @@ class SallConfig(Section):
     temperature: float = Field(default=3.0, gt=0.0)
     """T of Eq. 10, in cross labels, in the student's softmax and in prediction."""
     ratio: dict[TaskName, Fraction] = Field(default_factory=dict)
-    """Fraction of a task's training images that enter stage 3 (Table VI); 1 where absent."""
+    """Fraction of a task's training images that enter stage 3 (Table VI); 1 where absent. An image that several tasks
+    grade stays, with all its grades, if one of them keeps it."""
     loss_weight: dict[TaskName, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
     """Weight of a task's loss in Eq. 6; 1 where absent."""
 
@@ -94,6 +98,8 @@ class SallConfig(Section):
             for task in getattr(self, field):
                 if task not in self.tasks:
                     raise ValueError(f"{field}.{task} names no task of {list(self.tasks)}")
+        if not any(self.loss_weight.get(task, 1.0) for task in self.tasks):
+            raise ValueError("loss_weight must be above 0 for one task at least")
         if self.synergic_labels and len(self.tasks) < 2:
             raise ValueError("synergic_labels needs two tasks or more; set method.synergic_labels=false")
         return self
@@ -106,7 +112,7 @@ class OptimConfig(Section):
     """adam, adamw or sgd."""
     lr: float = Field(default=1e-5, gt=0.0)
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     """Adam's decay rates; the first is SGD's momentum."""
     eps: float = Field(default=1e-8, gt=0.0)
     """Adam's epsilon."""
@@ -172,7 +178,11 @@ class CheckpointConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """Where and how a run executes; nothing here changes what is learnt except ``workers`` (rounding)."""
+    """Where and how a run executes.
+
+    Of these, ``workers`` (rounding, and batch statistics with train.batch_norm = local), ``use_gpu`` (kernels,
+    precision) and ``loader`` (single grey levels) have an effect on the weights.
+    """
 
     storage: str = "runs"
     """Folder or s3:// prefix for runs and artifacts."""
@@ -180,7 +190,7 @@ class RuntimeConfig(Section):
     """Ray Train workers (ranks); 0 trains inside the calling process."""
     use_gpu: bool | Literal["auto"] = "auto"
     """One GPU per worker; ``auto``: where there are enough."""
-    cpus_per_worker: int | Literal["auto"] = "auto"
+    cpus_per_worker: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """CPUs per worker; ``auto`` shares the cluster's CPUs evenly, eight each at most."""
     address: str = "local"
     """Ray cluster: local (a private one), auto, or host:port."""
@@ -213,7 +223,7 @@ class RunConfig(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Folder of the run below runtime.storage."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of initial weights, order, augmentation, dropout and every random choice of images."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -223,6 +233,13 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, name: str) -> str:
+        if name == "artifacts":
+            raise ValueError("this folder holds the stages' artifacts; choose another name")
+        return name
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "RunConfig":
@@ -235,23 +252,9 @@ class RunConfig(Section):
         return self
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number: YAML 1.1, which PyYAML speaks, takes an exponent without a point for a string."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes strings that `_Loader` would read as numbers."""
-
-
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-    )
-
-
 def to_yaml(config: RunConfig) -> str:
     """Return the whole tree as YAML, in the order of its definition."""
-    return str(yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False))
+    return yaml_dialect.dump(config.model_dump(mode="json"))
 
 
 def from_mapping(values: Mapping[str, Any]) -> RunConfig:
@@ -273,7 +276,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing, is no YAML or is not a mapping.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        values = yaml_dialect.load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             "cannot read the configuration file", str(path), f"check the path ({error.strerror})"
@@ -315,12 +318,21 @@ def dotted_paths(section: Section, prefix: str = "") -> list[str]:
     return paths
 
 
+def value_at(config: RunConfig, path: str) -> Any:
+    """Return the section or value that a dotted path leads to, or None."""
+    node: Any = config
+    for part in path.split("."):
+        known = isinstance(node, Section) and part in type(node).model_fields
+        node = getattr(node, part) if known else node.get(part) if isinstance(node, dict) else None
+    return node
+
+
 def _parse(text: str) -> dict[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise ConfigError("not an override", text, "write it as path=value, for example optim.lr=1e-4")
     try:
-        return {path: yaml.load(value, Loader=_Loader)}
+        return {path: yaml_dialect.load(value)}
     except yaml.YAMLError:
         raise ConfigError("the value is not YAML", text, "quote it") from None
 
@@ -332,28 +344,19 @@ def _flatten(config: RunConfig, values: Mapping[Any, Any], prefix: str = "") -> 
         if not isinstance(key, str):  # YAML reads the keys on, yes and 1 as something else
             raise _unknown(config, f"{prefix}{key}")
         path = prefix + key
-        if isinstance(value, Mapping) and isinstance(_at(config, path), Section):
+        if isinstance(value, Mapping) and isinstance(value_at(config, path), Section):
             pairs += _flatten(config, value, f"{path}.")
         else:
             pairs.append((path, value))
     return pairs
 
 
-def _at(config: RunConfig, path: str) -> Any:
-    """Return what a path leads to, or None."""
-    node: Any = config
-    for part in path.split("."):
-        known = isinstance(node, Section) and part in type(node).model_fields
-        node = getattr(node, part) if known else node.get(part) if isinstance(node, dict) else None
-    return node
-
-
 def _assign(config: RunConfig, values: dict[str, Any], path: str, value: Any) -> None:
     """Put a value into the dumped tree ``values`` of ``config``, which tells sections from free mappings."""
     *parents, leaf = path.split(".")
-    parent = _at(config, ".".join(parents)) if parents else config
-    if isinstance(_at(config, path), Section):
-        first = next(iter(type(_at(config, path)).model_fields))
+    parent = value_at(config, ".".join(parents)) if parents else config
+    if isinstance(value_at(config, path), Section):
+        first = next(iter(type(value_at(config, path)).model_fields))
         raise ConfigError("this is a section, not a value", path, f"set one of its keys, such as {path}.{first}")
     is_key = isinstance(parent, Section) and leaf in type(parent).model_fields
     if not is_key and not (isinstance(parent, dict) and leaf):

@@ -4,6 +4,7 @@ The alias ``candidate`` names the newest version, ``champion`` the one to deploy
 that only a person moves it. What is not here: recording a run (``registry``) and the bundle itself (``bundle``).
 """
 
+import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from retina_ray.bundle import MANIFEST, Bundle
 from retina_ray.config import RunConfig
 from retina_ray.data.store import Store
 from retina_ray.errors import BundleError
-from retina_ray.mlflow_access import connect, explained, is_server
+from retina_ray.mlflow_access import connect, explained, is_server, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,14 +86,27 @@ def register_version(client: "MlflowClient", bundle: Bundle, store: Store, *, co
     return number
 
 
+def has_registry(config: RunConfig) -> bool:
+    """Tell whether there is a registry to read; MLflow would create the file of one that is not there."""
+    storage = Store(config.runtime.storage)
+    is_default = not (config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    if is_default and storage.is_local and not storage.exists(".mlflow"):
+        return False  # and `tracking_uri` would create that folder
+    scheme, _, file = tracking_uri(config).partition(":///")
+    return scheme != "sqlite" or Path(file.partition("?")[0]).exists()
+
+
 def list_models(config: RunConfig) -> list[RegisteredModel]:
-    """Return the versions of ``tracking.model_name``, newest first; none where nothing was registered.
+    """Return all versions of all registered models, by name and newest first; none where there is no registry.
 
     Raises:
         ResourceError: when MLflow cannot be reached.
     """
+    if not has_registry(config):
+        return []
     with explained(config):
-        return _versions(connect(config), config.tracking.model_name)
+        client = connect(config)
+        return [version for name in _names(client) for version in _versions(client, name)]
 
 
 def show_model(config: RunConfig, name: str, which: str) -> RegisteredModel:
@@ -108,7 +122,7 @@ def show_model(config: RunConfig, name: str, which: str) -> RegisteredModel:
         ResourceError: when MLflow cannot be reached.
     """
     with explained(config):
-        versions = _versions(connect(config), name)
+        versions = _versions(connect(config), name) if has_registry(config) else []
     for version in versions:
         if which == str(version.version) or which in version.aliases:
             return version
@@ -191,6 +205,16 @@ def _create_model(client: "MlflowClient", name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def _names(client: "MlflowClient") -> list[str]:
+    """Return the names of all registered models, sorted, from however many pages."""
+    page = client.search_registered_models()
+    names = [model.name for model in page]
+    while page.token:
+        page = client.search_registered_models(page_token=page.token)
+        names += [model.name for model in page]
+    return sorted(names)
 
 
 def _versions(client: "MlflowClient", name: str) -> list[RegisteredModel]:

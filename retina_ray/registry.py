@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from retina_ray.bundle import Bundle
-from retina_ray.config import RunConfig, dotted_paths
+from retina_ray.config import RunConfig, dotted_paths, value_at
 from retina_ray.data.store import Store
 from retina_ray.metrics.summary import TaskSummary
 from retina_ray.mlflow_access import connect, explained, in_one_line, is_server, tracking_uri
@@ -43,14 +43,16 @@ class Tracker:
     Args:
         config: the resolved configuration.
         run_name: name of the run below ``runtime.storage``.
+        resume: continue the MLflow run of the same address, if there is one.
 
     Raises:
         ResourceError: on entry, when MLflow cannot be reached.
     """
 
-    def __init__(self, config: RunConfig, *, run_name: str) -> None:
+    def __init__(self, config: RunConfig, *, run_name: str, resume: bool) -> None:
         self._config = config
         self._run_name = run_name
+        self._resume = resume
         self._client: MlflowClient | None = None
         self._run_id = ""
         self._resumed = False
@@ -72,7 +74,7 @@ class Tracker:
 
     def log_params(self, config: RunConfig) -> None:
         """Record the configuration by dotted path; a parameter that is already recorded keeps its first value."""
-        values = {path: _value_at(config, path) for path in dotted_paths(config) if path != "tracking.uri"}
+        values = {path: value_at(config, path) for path in dotted_paths(config) if path != "tracking.uri"}
 
         def log(client: "MlflowClient") -> None:
             from mlflow.entities import Param
@@ -98,10 +100,6 @@ class Tracker:
                 values.update({f"{prefix}/{name}_low": low, f"{prefix}/{name}_high": high})
         self._log_metrics(values, step=0)
 
-    def log_artifact(self, path: str | Path) -> None:
-        """Copy a local file to the run's artifacts."""
-        self._attempt(lambda client: client.log_artifact(self._run_id, str(path)))
-
     def register(self, bundle: Bundle, folder: str | Path) -> int | None:
         """Register a bundle as the newest version of ``tracking.model_name``; the same bundle only once.
 
@@ -124,7 +122,9 @@ class Tracker:
         """Find the run by its tag, or create it."""
         address = Store(self._config.runtime.storage).child(self._run_name).uri
         experiment = _experiment(client, self._config)
-        runs = client.search_runs([experiment], filter_string=f'tags.`{RUN_TAG}` = "{address}"', max_results=1)
+        wanted = f'tags.`{RUN_TAG}` = "{address}"'
+        # newest first: a run of the same name may have been deleted and trained anew
+        runs = client.search_runs([experiment], filter_string=wanted, max_results=1) if self._resume else []
         if runs:
             self._run_id, self._resumed = runs[0].info.run_id, True
             client.update_run(self._run_id, status="RUNNING")
@@ -187,13 +187,6 @@ def _experiment(client: "MlflowClient", config: RunConfig) -> str:
         if found is None:
             raise
         return str(found.experiment_id)
-
-
-def _value_at(config: RunConfig, path: str) -> Any:
-    value: Any = config
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _is_number(value: Any) -> bool:

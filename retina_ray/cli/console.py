@@ -1,6 +1,5 @@
 """How the command line speaks: progress, tables, JSON."""
 
-import json
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from retina_ray.metrics.json_text import json_text
 
 if TYPE_CHECKING:  # at run time it would bring torch along, which most verbs do without
     from retina_ray.metrics.summary import TaskSummary
@@ -42,15 +43,7 @@ def error_console() -> Console:
 
 def print_json(value: Any) -> None:
     """Write a value for programs to read; NaN becomes null."""
-    print(json.dumps(_finite(value), indent=1))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and value != value else value
+    print(json_text(value))
 
 
 def result_table(summaries: "Sequence[TaskSummary]", *, title: str) -> Table:
@@ -90,6 +83,7 @@ class StageDisplay:
         self._out = out
         self._progress = progress
         self._bars: dict[str, TaskID] = {}
+        self._reused: set[str] = set()
         self._lock = threading.Lock()
 
     def __call__(self, record: Record) -> None:
@@ -98,7 +92,11 @@ class StageDisplay:
             kind, stage = record["kind"], record["stage"]
             if kind in ("step", "epoch", "restored"):
                 self._advance(stage, record)
+            if kind == "reused":
+                self._reused.add(stage)
             if kind == "step" and not self._out.is_terminal:
+                return
+            if kind == "finished" and stage in self._reused:  # its time is that of the run that made it
                 return
             if line := _line(record):
                 self._progress.console.print(f"{stage:>16}  {line}", markup=False)
@@ -119,8 +117,8 @@ def _line(record: Record) -> str:
         case "reused":
             return "reused: nothing it depends on has changed"
         case "restored":
-            skipped = record["skipped_checkpoints"]
-            passed = f", {skipped} damaged checkpoint(s) passed over" if skipped else ""
+            damaged = record["damaged"]
+            passed = f", damaged and passed over: {', '.join(damaged)}" if damaged else ""
             return f"resumed at step {record['step']}{passed}"
         case "label":
             return f"{record['images']} images without a {record['task']} grade"

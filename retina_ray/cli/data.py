@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from retina_ray.cli.console import console, counting, print_json
 from retina_ray.cli.options import AsJson
-from retina_ray.data.schema import KNOWN_TASKS, Task, task_of
+from retina_ray.data.schema import KNOWN_TASKS, Task
 from retina_ray.errors import ConfigError
 
-app = typer.Typer(help="Make, convert and inspect data sets.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from retina_ray.data.sources.base import SourceRow
 
-NOT_TASKS = ("image", "id", "group", "split", "laterality")
-"""Keys of --columns that describe the image rather than grade it."""
+app = typer.Typer(help="Make, convert and inspect data sets.", no_args_is_help=True)
 
 
 class Encoding(StrEnum):
@@ -36,7 +36,7 @@ class Adapter(StrEnum):
 
 
 Out = Annotated[str, typer.Argument(help="Data set to write: a folder or s3:// prefix.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of every random draw.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of every random draw.")]
 
 
 @app.command("synth")
@@ -44,7 +44,7 @@ def synth(
     out: Out,
     tasks: Annotated[str, typer.Option("--tasks", help="Comma-separated: dr, amd, arteriosclerosis.")] = "dr,amd",
     images_per_task: Annotated[
-        int, typer.Option("--images-per-task", min=20, help="Images per task, all splits.")
+        int, typer.Option("--images-per-task", min=20, max=1_000_000, help="Images per task, all splits.")
     ] = 600,
     size: Annotated[int, typer.Option("--size", min=32, max=2048, help="Side of the stored images, pixels.")] = 128,
     seed: Seed = 0,
@@ -92,16 +92,15 @@ def ingest(
 ) -> None:
     """Read photographs: check, crop the fundus disc, resize and write them."""
     from retina_ray.data.ingest import ingest as run_ingest
-    from retina_ray.data.sources.csv_table import read_csv
-    from retina_ray.data.sources.folder import read_folder
+    from retina_ray.data.sources.base import tasks_of
 
-    mapping, fractions = _mapping(columns), _fractions(split)
-    rows = read_csv(source, columns=mapping) if adapter is Adapter.CSV else read_folder(source, task=task)
+    fractions = _fractions(split)
+    rows = _rows(source, adapter, columns=columns, task=task)
     with counting("reading") as progress:
         summary = run_ingest(
             rows,
             out,
-            tasks=_tasks(rows, mapping),
+            tasks=tasks_of(rows),
             image_size=size,
             encoding=encoding.value,
             fractions=fractions,
@@ -129,7 +128,7 @@ def inspect(
     from retina_ray.data.inspect import contact_sheet, inspect_dataset
     from retina_ray.data.shards import ShardedDataset
 
-    dataset = ShardedDataset.open(path, cache_dir=Path("~/.cache/retina-ray").expanduser())
+    dataset = ShardedDataset.open(path)
     report = inspect_dataset(dataset)
     if sheet is not None:
         contact_sheet(dataset, sheet)
@@ -141,11 +140,18 @@ def inspect(
         console().print(f"contact sheet: {sheet}", markup=False, soft_wrap=True)
 
 
-def _tasks(rows: Any, mapping: dict[str, str]) -> list[Task]:
-    """Return the tasks of a source, with numbered grades where the task is not a known one."""
-    names = [name for name in mapping if name not in NOT_TASKS] or sorted({name for row in rows for name in row.grades})
-    highest = {name: max((row.grades.get(name) or 0 for row in rows), default=0) for name in names}
-    return [task_of(name, highest[name] + 1) for name in names]
+def _rows(source: Path, adapter: Adapter, *, columns: str, task: str | None) -> "list[SourceRow]":
+    """Read a source the way it is laid out."""
+    from retina_ray.data.sources.csv_table import read_csv
+    from retina_ray.data.sources.folder import read_folder
+
+    if adapter is Adapter.CSV:
+        if task is not None:
+            raise ConfigError("--task is of --adapter folder", task, f"name a table's tasks by --columns {task}=...")
+        return read_csv(source, columns=_mapping(columns))
+    if columns:
+        raise ConfigError("--columns is of --adapter csv", columns, "leave it out: the folders' names are the grades")
+    return read_folder(source, task=task)
 
 
 def _mapping(columns: str) -> dict[str, str]:
@@ -164,7 +170,7 @@ def _fractions(text: str) -> tuple[float, float, float]:
         train, validation, test = (float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError("not three fractions", text, "write them as 0.5,0.25,0.25") from None
-    if min(train, validation, test) <= 0 or abs(train + validation + test - 1) > 1e-6:
+    if not (min(train, validation, test) > 0 and abs(train + validation + test - 1) <= 1e-6):  # NaN too
         raise ConfigError("the fractions must be positive and add up to 1", text, "write them as 0.5,0.25,0.25")
     return train, validation, test
 

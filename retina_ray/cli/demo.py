@@ -9,7 +9,6 @@ import typer
 from retina_ray.cli.console import console, counting, error_console, print_json, result_table, stage_display
 from retina_ray.cli.options import AsJson, Assignments, resolve
 from retina_ray.cli.train import describe
-from retina_ray.errors import ConfigError
 from retina_ray.serving.schema import GradeResponse
 
 STORED_SIZE = 96
@@ -20,17 +19,17 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the data set and the run.")] = Path("demo"),
     images_per_task: Annotated[int, typer.Option("--images-per-task", min=20, help="Images drawn per task.")] = 800,
     assignments: Assignments = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted demo.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw two diseases, train SALL on two Ray workers, report, and grade one image: a few minutes on two cores."""
+    """Draw two diseases, train SALL on two Ray workers, report, and grade one image: a few minutes on two cores.
+
+    A demo that was interrupted goes on where it was.
+    """
     start = time.perf_counter()
     data = out / "data"
     config = resolve(
         "sall_debug", None, assignments, name="demo", data__path=str(data), runtime__storage=str(out / "runs")
     )
-    if (out / "runs" / config.name / "run.json").exists() and not resume:
-        raise ConfigError("the demo has run here", str(out), "add --resume to continue it, or give another --out")
     from retina_ray.data.synthetic import write_synthetic
     from retina_ray.orchestration.publish import train_and_publish
     from retina_ray.orchestration.run_report import report_run
@@ -49,7 +48,7 @@ def demo(
             )
     error_console().print(f"data set in {data}", markup=False)
     with stage_display() as display:
-        published = train_and_publish(config, resume=resume, listener=display)
+        published = train_and_publish(config, resume=True, listener=display)
     report = report_run(published.result.folder)
     photograph = out / "photograph.jpg"
     truth = _draw_photograph(photograph, task=config.method.tasks[0], seed=config.seed + 1)
@@ -75,9 +74,11 @@ def _draw_photograph(path: Path, *, task: str, seed: int) -> int:
     """Draw a photograph that the data set does not hold; return its grade."""
     from PIL import Image
 
+    from retina_ray.data.schema import KNOWN_TASKS
     from retina_ray.data.synthetic import draw
 
-    sample = draw(size=512, task=task, grade=3, seed=seed, index=0)
+    grade = KNOWN_TASKS[task].num_grades - 1
+    sample = draw(size=512, task=task, grade=grade, seed=seed, index=0)
     Image.fromarray(sample.image).save(path, quality=95)
     return sample.grades[task]
 

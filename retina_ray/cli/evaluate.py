@@ -1,18 +1,35 @@
 """``retina-ray evaluate``: the figures of finished runs, pooled, or of a bundle on another data set."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from retina_ray.cli.console import console, print_json, result_table
 from retina_ray.cli.options import AsJson
+from retina_ray.config import EvaluateConfig, RunConfig, from_mapping, override
+from retina_ray.errors import ConfigError, DataError
+
+if TYPE_CHECKING:  # at run time it would slow down every verb
+    import pyarrow as pa
+
+Configs = list[tuple[str, RunConfig]]
+"""Where each run or bundle lies, and what it was trained with."""
 
 
 def evaluate(
     runs: Annotated[list[str], typer.Argument(help="Folders of finished runs, pooled; or one bundle with --data.")],
     data: Annotated[str | None, typer.Option("--data", help="Grade this data set with the bundle instead.")] = None,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
-    bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples for the intervals.")] = 1000,
+    bootstrap: Annotated[
+        int | None, typer.Option("--bootstrap", min=0, help="Resamples for the intervals; 0: none. Default: the run's.")
+    ] = None,
+    level: Annotated[
+        float | None, typer.Option("--level", min=0.5, max=1.0, help="Coverage of the intervals. Default: the run's.")
+    ] = None,
+    bins: Annotated[
+        int | None, typer.Option("--bins", min=2, help="Bins of the calibration error. Default: the run's.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the resampling.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -20,27 +37,65 @@ def evaluate(
 
     Several runs are pooled: the folds of a cross-validation give one out-of-fold figure.
     """
-    import pyarrow.compute as pc
+    from retina_ray.data.schema import SPLITS
+    from retina_ray.metrics.summary import as_record, summarise
 
-    from retina_ray.errors import ConfigError
-    from retina_ray.metrics.summary import summarise
-    from retina_ray.metrics.table import merge_shards
-    from retina_ray.orchestration.bundle_evaluation import predict_dataset
-    from retina_ray.orchestration.run_folder import RunFolder
-
-    if data is not None:
-        if len(runs) != 1:
-            raise ConfigError("--data takes one bundle", ", ".join(runs), "give a single bundle")
-        table = predict_dataset(runs[0], data, split=split)
-    else:
-        # Only the split that is asked for: what one fold tests, another validates with.
-        wanted = pc.field("split") == split
-        table = merge_shards([RunFolder.open(run).predictions().filter(wanted) for run in runs])
-    summaries = summarise(table, split=split, resamples=bootstrap, seed=seed)
+    if split not in SPLITS:
+        raise ConfigError("unknown split", split, f"choose one of {', '.join(SPLITS)}")
+    table, configs = _of_runs(runs, split) if data is None else _of_bundle(runs, data, split)
+    settings = agreed_settings(configs, {"bootstrap": bootstrap, "level": level, "bins": bins})
+    summaries = summarise(
+        table, split=split, resamples=settings.bootstrap, level=settings.level, bins=settings.bins, seed=seed
+    )
     if as_json:
-        print_json(
-            [{"model": s.model, "task": s.task, "n": s.n, **s.metrics, "intervals": s.intervals} for s in summaries]
-        )
+        print_json([as_record(summary) for summary in summaries])
         return
     where = data or f"{len(runs)} run(s)"
     console().print(result_table(summaries, title=f"{split} split of {where}"))
+
+
+def agreed_settings(configs: Configs, given: Mapping[str, Any]) -> EvaluateConfig:
+    """Return how to evaluate: the options that were given, else what all the runs' configurations say.
+
+    Args:
+        configs: at least one.
+        given: value by option, None where it was not given.
+
+    Raises:
+        ConfigError: runs differ in what was not given, or a given value does not fit.
+    """
+    assignments = {f"evaluate.{name}": value for name, value in given.items() if value is not None}
+    (first, config), *others = [(run, override(config, assignments)) for run, config in configs]
+    for run, other in others:
+        for name in given:
+            values = getattr(config.evaluate, name), getattr(other.evaluate, name)
+            if values[0] != values[1]:
+                what = f"the runs {first} and {run} differ in evaluate.{name}"
+                raise ConfigError(what, f"{values[0]} and {values[1]}", f"give --{name}")
+    return config.evaluate
+
+
+def _of_runs(runs: Sequence[str], split: str) -> "tuple[pa.Table, Configs]":
+    import pyarrow.compute as pc
+
+    from retina_ray.metrics.table import graded_tasks, pool_runs
+    from retina_ray.orchestration.run_folder import RunFolder
+
+    folders = [(run, RunFolder.open(run)) for run in runs]
+    tables = [(run, folder.predictions()) for run, folder in folders]
+    for run, table in tables:
+        if not graded_tasks(table, split=split):
+            raise DataError(f"no image of the {split} split has a grade in", run, "choose another --split")
+    # Only the split that is asked for: what one fold tests, another validates with.
+    rows = [(run, table.filter(pc.field("split") == split)) for run, table in tables]
+    return pool_runs(rows), [(run, folder.config()) for run, folder in folders]
+
+
+def _of_bundle(paths: Sequence[str], data: str, split: str) -> "tuple[pa.Table, Configs]":
+    from retina_ray.bundle import Bundle
+    from retina_ray.orchestration.bundle_evaluation import predict_dataset
+
+    if len(paths) != 1:
+        raise ConfigError("--data takes one bundle", ", ".join(paths), "give a single bundle")
+    bundle = Bundle.load(paths[0])
+    return predict_dataset(bundle, data, split=split), [(paths[0], from_mapping(bundle.manifest.config))]

@@ -44,8 +44,6 @@ def options(
 
 def main() -> None:
     """Run the command line and exit."""
-    # Explicit, and before Ray is imported: what an unset mode means differs between Ray's entry points.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:  # accepted anywhere, not only before the verb
         os.environ[DEBUG_VARIABLE] = "1"

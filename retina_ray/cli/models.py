@@ -1,6 +1,7 @@
 """``retina-ray models``: the registered models."""
 
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -8,6 +9,9 @@ from rich.table import Table
 from retina_ray.cli.console import console, print_json
 from retina_ray.cli.options import AsJson, Assignments, resolve
 from retina_ray.config import RunConfig
+
+if TYPE_CHECKING:
+    from retina_ray.model_versions import RegisteredModel
 
 app = typer.Typer(help="List the registered models, or show one.", no_args_is_help=True)
 
@@ -17,14 +21,16 @@ Storage = Annotated[str | None, typer.Option("--storage", help="Folder or s3:// 
 @app.command("list")
 def list_registered(storage: Storage = None, assignments: Assignments = None, as_json: AsJson = False) -> None:
     """List all versions of all registered models."""
-    from retina_ray.registry import list_models
+    from retina_ray.model_versions import has_registry, list_models
 
-    models = list_models(_config(storage, assignments))
+    config = _config(storage, assignments)
+    models = list_models(config)
     if as_json:
         print_json([_plain(model) for model in models])
         return
     if not models:
-        console().print("no models are registered here yet; `retina-ray train` registers one")
+        missing = "no models are registered here" if has_registry(config) else "there is no registry here"
+        console().print(f"{missing} yet; `retina-ray train` registers a model")
         return
     table = Table()
     for heading in ("model", "version", "aliases", "method", "bundle"):
@@ -44,7 +50,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print one version: where it came from and what it reaches on its test split."""
-    from retina_ray.registry import show_model
+    from retina_ray.model_versions import show_model
 
     base, _, which = name.replace("@", "/").partition("/")
     model = show_model(_config(storage, assignments), base, which or "champion")
@@ -63,5 +69,5 @@ def _config(storage: str | None, assignments: list[str] | None) -> RunConfig:
     return resolve("sall", None, assignments, runtime__storage=storage)
 
 
-def _plain(model: Any) -> dict[str, Any]:
-    return {field: getattr(model, field) for field in model.__dataclass_fields__}
+def _plain(model: "RegisteredModel") -> dict[str, Any]:
+    return asdict(model) | {"created": model.created.isoformat(timespec="seconds")}

@@ -45,19 +45,21 @@ def train(
     lines = [f"run     {run}", f"bundle  {published.bundle_uri}", f"next    retina-ray report {run}"]
     for line in lines:
         console().print(line, markup=False, soft_wrap=True)
+    damaged = sorted({name for artifact in result.artifacts.values() for name in artifact.facts["damaged"]})
+    if damaged:
+        error_console().print(f"damaged images, left out: {', '.join(damaged)}", style="yellow", markup=False)
     if published.version is not None:
         error_console().print(f"registered as {config.tracking.model_name} version {published.version}", markup=False)
 
 
 def describe(published: Any) -> dict[str, Any]:
     """Return a finished run for programs."""
+    from retina_ray.metrics.summary import as_record
+
     result = published.result
     return {
         "run": result.folder.store.uri,
         "bundle": published.bundle_uri,
         "model_version": published.version,
-        "metrics": [
-            {"model": each.model, "task": each.task, "n": each.n, **each.metrics, "intervals": each.intervals}
-            for each in result.summaries
-        ],
+        "metrics": [as_record(each) for each in result.summaries],
     }

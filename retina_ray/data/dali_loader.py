@@ -20,8 +20,9 @@ from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from retina_ray.data.decode import check_jpeg_size, decode_image
 from retina_ray.data.shards import ShardedDataset
-from retina_ray.data.torch_loader import Plan, Rendered, check_jpeg_size, decode_image
+from retina_ray.data.torch_loader import Plan, Rendered
 
 
 class _Work(NamedTuple):

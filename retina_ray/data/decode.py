@@ -1,6 +1,7 @@
 """Bytes of unknown origin -> an RGB photograph, or an error that names the file and the cause.
 
 Ingest and serving decode through this file, so a photograph that one accepts the other accepts too, with equal pixels.
+Also the images that a data set stores, whose size is known beforehand (`decode_image`).
 What is not here: finding the fundus in the photograph (``fundus``) and colour management (ICC profiles are ignored).
 """
 
@@ -56,6 +57,35 @@ def decode_photograph(data: bytes, *, name: str, target: int | None = None) -> n
     if image_format == "JPEG":
         return _decode_jpeg(data, name, target)
     return _decode_with_pillow(data, name, image_format)
+
+
+def decode_image(data: memoryview | bytes, *, encoding: str, size: int) -> npt.NDArray[np.uint8]:
+    """Decode a stored image.
+
+    Args:
+        data: a JPEG file, or raw pixels.
+        encoding: ``jpeg`` or ``raw``.
+        size: its side in pixels.
+
+    Returns:
+        (size, size, 3) uint8 RGB, possibly a read-only view of ``data``.
+
+    Raises:
+        ValueError: when the bytes are not a sound image of that size. The header is read first, because decoding
+            allocates what it promises.
+    """
+    if encoding == "raw":
+        return np.frombuffer(data, np.uint8).reshape(size, size, 3)
+    check_jpeg_size(data, size)
+    pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    return pixels
+
+
+def check_jpeg_size(data: memoryview | bytes, size: int) -> None:
+    """Raise ValueError unless the bytes begin like a JPEG file of size x size pixels."""
+    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    if (height, width) != (size, size):
+        raise ValueError(f"the image is {width} x {height} pixels, not {size} x {size}")
 
 
 def _format_of(data: bytes, name: str) -> str:

@@ -23,10 +23,10 @@ from retina_ray.data.decode import CorruptImageError
 from retina_ray.data.fundus import PREPROCESSING_VERSION, NoFundusError, prepare_bytes
 from retina_ray.data.manifest import MANIFEST, SHARDS, DatasetManifest, Encoding
 from retina_ray.data.schema import NO_GRADE, Task
-from retina_ray.data.shards import Row, ShardWriter
+from retina_ray.data.shard_writer import Row, ShardWriter, check_shards_folder
 from retina_ray.data.sources.base import SourceRow
 from retina_ray.data.splits import assign_splits, leaks
-from retina_ray.data.store import Store
+from retina_ray.data.store import Store, is_temporary
 from retina_ray.data.twins import Refusal, find_twins, place_of
 from retina_ray.errors import ConfigError, DataError
 
@@ -166,20 +166,14 @@ def ingest(
 
 def _check_out(store: Store, overwrite: bool) -> None:
     """Refuse to touch anything but a data set, and that only when told to."""
-    if store.is_local and store.local_path.exists() and not store.local_path.is_dir():
-        raise DataError("the output is a file", store.uri, "name a folder")
+    check_shards_folder(store)
     found = store.list()
     ours = {MANIFEST, SHARDS, QUARANTINE}
-    foreign = [name for name in found if name not in ours and not _is_temporary(name)]
-    foreign += [name for name in store.child(SHARDS).list() if not name.endswith(".arrow") and not _is_temporary(name)]
+    foreign = [name for name in found if name not in ours and not is_temporary(name)]
     if foreign:
         raise DataError(f"the output folder holds other files ({foreign[0]})", store.uri, "choose an empty folder")
     if set(found) - {QUARANTINE} and not overwrite:
         raise DataError("the output folder is not empty", store.uri, "choose another, or add --overwrite to replace it")
-
-
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
 
 
 def _splits(

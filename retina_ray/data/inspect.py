@@ -8,12 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 from PIL import Image, ImageDraw, ImageFont
 
+from retina_ray.data.decode import decode_image
 from retina_ray.data.schema import SPLITS
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.splits import leaks
+from retina_ray.data.store import writing
 
 _LABEL_WIDTH = 150
 _GAP = 4
@@ -96,7 +97,11 @@ def contact_sheet(dataset: ShardedDataset, path: Path, *, per_grade: int = 4, ce
         path: of the PNG; its folder is made.
         per_grade: images per line, at most.
         cell: pixels of a side of an image.
+
+    Raises:
+        DataError: when the file cannot be written.
     """
+    manifest = dataset.manifest
     lines = [
         (f"{task.name} {grade}", name, np.flatnonzero(dataset.grades[task.name] == grade))
         for task in dataset.tasks
@@ -112,14 +117,16 @@ def contact_sheet(dataset: ShardedDataset, path: Path, *, per_grade: int = 4, ce
         for column, row in enumerate(_spread(rows, per_grade)):
             left = _LABEL_WIDTH + column * (cell + _GAP)
             if dataset.check(row):
-                image = cv2.resize(_pixels(dataset, row), (cell, cell), interpolation=cv2.INTER_AREA)
-                sheet.paste(Image.fromarray(image), (left, top))
+                image = decode_image(dataset.image(row), encoding=manifest.encoding, size=manifest.image_size)
+                small = cv2.resize(image, (cell, cell), interpolation=cv2.INTER_AREA)
+                sheet.paste(Image.fromarray(small), (left, top))
             else:
                 draw.text((left, top), "damaged", "red", font)
             caption = f"{dataset.splits[row]}: {Path(dataset.image_ids[row]).name}"
             draw.text((left, top + cell), _shortened(caption, caption_font, cell), "black", caption_font)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, "PNG")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path, "PNG")
 
 
 def _duplicates(dataset: ShardedDataset) -> tuple[tuple[str, ...], ...]:
@@ -134,13 +141,6 @@ def _spread(rows: npt.NDArray[np.intp], number: int) -> list[int]:
     """Return at most ``number`` of the rows, evenly spread."""
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int))
     return [int(rows[index]) for index in chosen]
-
-
-def _pixels(dataset: ShardedDataset, row: int) -> npt.NDArray[np.uint8]:
-    if dataset.manifest.encoding == "jpeg":
-        return np.asarray(simplejpeg.decode_jpeg(dataset.image(row)), dtype=np.uint8)
-    size = dataset.manifest.image_size
-    return np.frombuffer(dataset.image(row), dtype=np.uint8).reshape(size, size, 3)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -13,6 +13,7 @@ from retina_ray.errors import DataError
 
 MANIFEST = "dataset.json"
 SHARDS = "shards"
+SHARD_NAME = r"^[0-9]{5}\.arrow$"
 
 Encoding = Literal["jpeg", "raw"]
 
@@ -21,7 +22,7 @@ class ShardInfo(BaseModel):
     """A shard's file name below ``shards/``, its rows, size in bytes and SHA-256."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str = Field(pattern=r"^[0-9]{5}\.arrow$")
+    name: str = Field(pattern=SHARD_NAME)
     rows: int = Field(gt=0)
     bytes: int = Field(gt=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")

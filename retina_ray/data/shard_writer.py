@@ -3,6 +3,7 @@
 Shards come first and the manifest last, so a folder without ``dataset.json`` is no data set.
 """
 
+import re
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import simplejpeg
 from retina_ray.data.fundus import PREPROCESSING_VERSION
 from retina_ray.data.manifest import (
     MANIFEST,
+    SHARD_NAME,
     SHARDS,
     DatasetManifest,
     Encoding,
@@ -25,7 +27,7 @@ from retina_ray.data.manifest import (
     sha256_of,
 )
 from retina_ray.data.schema import SCHEMA_VERSION, SPLITS, Task, arrow_schema, grade_column
-from retina_ray.data.store import Store, atomic_file
+from retina_ray.data.store import Store, atomic_file, is_temporary, writing
 from retina_ray.errors import DataError
 
 _RECORD_BATCH_BYTES = 8 << 20
@@ -63,10 +65,29 @@ class Row:
         return len(self.image) + len(self.mask or b"") + _ROW_OVERHEAD_BYTES
 
 
+def check_shards_folder(store: Store) -> None:
+    """Check that nothing is lost when the shards in a data set's place are deleted.
+
+    Args:
+        store: the data set's place, whether one is there or not.
+
+    Raises:
+        DataError: when it is a file, or its folder of shards holds anything but shards.
+    """
+    for place in (store, store.child(SHARDS)):
+        if place.is_local and place.local_path.exists() and not place.local_path.is_dir():
+            raise DataError("the output is a file", place.uri, "name a folder")
+    names = store.child(SHARDS).list()
+    foreign = [name for name in names if not (re.fullmatch(SHARD_NAME, name) or is_temporary(name))]
+    if foreign:
+        what = f"the output folder holds other files ({SHARDS}/{foreign[0]})"
+        raise DataError(what, store.uri, "choose another folder, or move them away")
+
+
 class ShardWriter:
     """Writes a data set; a ``with`` block publishes the manifest only when it succeeds.
 
-    Holds the rows of one shard in memory.
+    Holds the rows of one shard in memory. Shards that an interrupted writer left are deleted, other files never.
 
     Args:
         out: local folder or ``s3://`` prefix.
@@ -78,7 +99,8 @@ class ShardWriter:
         preprocessing: version of how the images were cropped and resized.
 
     Raises:
-        DataError: when ``out`` already holds a data set.
+        DataError: when ``out`` already holds a data set, its folder of shards holds other files, or it cannot be
+            written to.
     """
 
     def __init__(
@@ -95,8 +117,14 @@ class ShardWriter:
         self._store = Store(out)
         if self._store.exists(MANIFEST):
             raise DataError("a data set is already there", self._store.uri, "choose another folder or delete it")
+        check_shards_folder(self._store)
         # What an interrupted writer left would otherwise lie there unlisted for ever.
         self._store.child(SHARDS).delete()
+        if self._store.is_local:  # tried at once, since the first shard may be minutes of work away
+            folder = self._store.child(SHARDS).local_path
+            with writing(folder):
+                folder.mkdir(parents=True)
+                folder.rmdir()
         self._tasks, self._image_size, self._encoding = tuple(tasks), image_size, encoding
         self._source, self._preprocessing, self._shard_bytes = source, preprocessing, shard_bytes
         self._schema = arrow_schema(self._tasks)
@@ -197,7 +225,7 @@ class ShardWriter:
         name = f"{len(self._shards):05d}.arrow"
         with tempfile.TemporaryDirectory() as folder:
             path = (self._store.child(SHARDS).local_path if self._store.is_local else Path(folder)) / name
-            with atomic_file(path) as file, pa.ipc.new_file(file, self._schema) as writer:
+            with writing(path), atomic_file(path) as file, pa.ipc.new_file(file, self._schema) as writer:
                 for rows in _record_batches(self._rows):
                     writer.write_batch(self._record_batch(rows))
             shard = ShardInfo(name=name, rows=len(self._rows), bytes=path.stat().st_size, sha256=sha256_of(path))

@@ -1,28 +1,25 @@
 """Opening a data set, local or on S3: random access to its rows without copies, shared by the processes of a node.
 
-What is not here: decoding (``torch_loader``, ``dali_loader``); the writer and the manifest live in ``shard_writer`` and
+What is not here: decoding (``decode``, ``dali_loader``); the writer and the manifest live in ``shard_writer`` and
 ``manifest`` and are offered here too.
 
 A local data set is mapped into memory where it lies. Of one on S3 the first process of a node downloads the shards,
 the others wait for it; a shard gets its name only when its SHA-256 is right.
 """
 
-import fcntl
-import os
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from retina_ray.config import RuntimeConfig
 from retina_ray.data.manifest import SHARDS, DatasetManifest, ShardInfo, read_manifest, sha256_of
 from retina_ray.data.schema import NO_GRADE, Task, arrow_schema, grade_column
 from retina_ray.data.shard_writer import Row, ShardWriter
-from retina_ray.data.store import Store
+from retina_ray.data.store import Store, locked
 from retina_ray.errors import DataError
 
 __all__ = ["DatasetManifest", "Row", "ShardInfo", "ShardWriter", "ShardedDataset"]
@@ -69,8 +66,8 @@ class ShardedDataset:
 
         Args:
             path: local folder or ``s3://`` prefix.
-            cache_dir: where shards from S3 are kept, below a folder named by the fingerprint; None for
-                ``~/.cache/retina_ray``.
+            cache_dir: where shards from S3 are kept, below a folder named by the fingerprint; None for the default of
+                ``runtime.cache``.
 
         Raises:
             DataError: when there is no data set, it is of another schema version, or a shard is missing, of another
@@ -81,7 +78,7 @@ class ShardedDataset:
         if store.is_local:
             folder = store.child(SHARDS).local_path
         else:
-            folder = (cache_dir or Path("~/.cache/retina_ray").expanduser()) / manifest.fingerprint
+            folder = (cache_dir or Path(RuntimeConfig().cache)).expanduser() / manifest.fingerprint
             _fill_cache(store.child(SHARDS), manifest, folder)
         for shard in manifest.shards:
             found = (folder / shard.name).stat().st_size if (folder / shard.name).exists() else None
@@ -167,7 +164,7 @@ def _fill_cache(remote: Store, manifest: DatasetManifest, folder: Path) -> None:
 
     if not missing():
         return
-    with _locked(folder / "lock"), ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
+    with locked(folder / "lock"), ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
         list(pool.map(lambda shard: _download(remote, shard, folder), missing()))
 
 
@@ -185,14 +182,3 @@ def _download(remote: Store, shard: ShardInfo, folder: Path) -> None:
         arriving.unlink(missing_ok=True)
     what = f"shard {shard.name} of {remote.uri} does not match its SHA-256"
     raise DataError(what, shard.sha256, "restore it or ingest the images again")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the system releases it even if the process dies."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)

@@ -38,7 +38,7 @@ def assign_splits(
     Raises:
         ConfigError: for fractions that are negative or do not add up to 1.
     """
-    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+    if len(fractions) != len(SPLITS) or not (min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-6):  # NaN too
         raise ConfigError("split fractions must be three shares that add up to 1", fractions, "use 0.5,0.25,0.25")
     return np.array(SPLITS)[_deal(groups, grades, fractions, seed)]
 

@@ -4,7 +4,9 @@ Reads retry and resume by themselves. What is not here: what the files mean, and
 S3 finds its credentials, region and endpoint in the usual environment variables.
 """
 
+import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from retina_ray.errors import DataError
 
 _S3 = "s3://"
 _CHUNK_BYTES = 16 << 20
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 @contextmanager
@@ -43,6 +46,41 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a file's name is one that `atomic_file` gives to what is not complete."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into an error that says where, and what to do.
+
+    Args:
+        path: of the local file or folder that the block makes.
+    """
+    try:
+        yield
+    except OSError as error:
+        fix = f"choose a place that you may write to and that has room ({error.strerror or error})"
+        raise DataError("this place cannot be written to", str(path), fix) from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the system releases it even if the process dies.
+
+    Args:
+        path: of the file; it and its folder are made, and stay.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 class Store:
@@ -102,9 +140,14 @@ class Store:
             return bytes(file.read())
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Publish a file whole or not at all: a rename locally, a single PUT on S3 (below 10 MiB)."""
+        """Publish a file whole or not at all: a rename locally, a single PUT on S3 (below 10 MiB).
+
+        Raises:
+            DataError: when the storage refuses or cannot be reached.
+        """
         if self.is_local:
-            with atomic_file(Path(self._path(name))) as file:
+            path = Path(self._path(name))
+            with writing(path), atomic_file(path) as file:
                 file.write(data)
             return
         with self._explained(name), self._fs.open_output_stream(self._path(name)) as stream:
@@ -153,11 +196,11 @@ class Store:
         """Delete this folder with all that is below it; nothing happens where it is missing.
 
         Raises:
-            DataError: for a whole bucket or a whole disk.
+            DataError: for a whole bucket or a whole disk, or when the storage refuses.
         """
         if len(PurePosixPath(self._root).parts) < 2:
             raise DataError("refusing to delete a whole bucket or disk", self.uri, "name a folder below it")
-        with self._explained(""):
+        with writing(self.local_path) if self.is_local else self._explained(""):
             if self._fs.get_file_info(self._root).type != pafs.FileType.NotFound:
                 self._fs.delete_dir(self._root)
 

@@ -1,7 +1,8 @@
 """The reference renderer: stored bytes and matrices to pixels, with simplejpeg and OpenCV on a pool of threads.
 
-Also what every renderer shares: the contract, the checks of a stored image, and how a mask follows its image.
-What is not here: which rows and matrices (``order``, ``augment``), and the batch around the pixels (``loader``).
+Also what every renderer shares: the contract, and how a mask follows its image.
+What is not here: which rows and matrices (``order``, ``augment``), decoding one image (``decode``), the batch around
+the pixels (``loader``).
 """
 
 from collections import deque
@@ -11,12 +12,12 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from retina_ray.data.augment import to_pixel_centres
+from retina_ray.data.decode import decode_image
 from retina_ray.data.shards import ShardedDataset
 
 Plan = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -45,35 +46,6 @@ class Renderer(Protocol):
 
     def close(self) -> None:
         """Release threads and memory."""
-
-
-def decode_image(data: memoryview | bytes, *, encoding: str, size: int) -> NDArray[np.uint8]:
-    """Decode a stored image.
-
-    Args:
-        data: a JPEG file, or raw pixels.
-        encoding: ``jpeg`` or ``raw``.
-        size: its side in pixels.
-
-    Returns:
-        (size, size, 3) uint8 RGB, possibly a read-only view of ``data``.
-
-    Raises:
-        ValueError: when the bytes are not a sound image of that size. The header is read first, because decoding
-            allocates what it promises.
-    """
-    if encoding == "raw":
-        return np.frombuffer(data, np.uint8).reshape(size, size, 3)
-    check_jpeg_size(data, size)
-    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
-    return pixels
-
-
-def check_jpeg_size(data: memoryview | bytes, size: int) -> None:
-    """Raise ValueError unless the bytes begin like a JPEG file of size x size pixels."""
-    height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    if (height, width) != (size, size):
-        raise ValueError(f"the image is {width} x {height} pixels, not {size} x {size}")
 
 
 def warp(image: NDArray[np.uint8], matrix: NDArray[np.float32], out_size: int) -> NDArray[np.uint8]:

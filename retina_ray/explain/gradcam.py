@@ -1,7 +1,7 @@
 """Grad-CAM: where in the photograph the network sees a grade (Selvaraju et al. 2017; SALL, section IV-D).
 
-What lives here: the heat map through captum, and its overlay on a photograph. What does not: which layer to look at
-(``models/backbones.cam_layer``) and maps that stay in the graph of a loss (``explain/gmsv.py``).
+What lives here: the heat map through captum. What does not: which layer to look at (``models/backbones.cam_layer``)
+and drawing the map over its photograph (``report/figures``).
 
 Shapes: ``B`` batch, ``K`` grades, ``C`` channels, ``H W`` image, ``h w`` feature map.
 """
@@ -9,15 +9,10 @@ Shapes: ``B`` batch, ``K`` grades, ``C`` channels, ``H W`` image, ``h w`` featur
 import contextlib
 from collections.abc import Callable, Iterator
 
-import cv2
-import numpy as np
 import torch
 from captum.attr import LayerAttribution, LayerGradCam
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-
-OVERLAY_OPACITY = 0.6
-"""Opacity of the colour where the heat is 1; it falls to 0 with the heat, so that cold tissue keeps its own colour."""
 
 
 class TaskLogits(nn.Module):
@@ -74,23 +69,6 @@ def grad_cam(
     low, high = heat.amin(dim=(1, 2), keepdim=True), heat.amax(dim=(1, 2), keepdim=True)
     contrast = high - low
     return torch.where(contrast > 0, (heat - low) / contrast.clamp(min=torch.finfo(heat.dtype).tiny), 0.0)
-
-
-def overlay(image: UInt8[np.ndarray, "H W 3"], heat: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Paint a heat map over a photograph.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        heat: (H, W) in [0, 1].
-
-    Returns:
-        (H, W, 3) uint8 RGB; unchanged where the heat is 0, and the colour map's red where it is 1.
-    """
-    levels = np.rint(heat * 255).clip(0, 255).astype(np.uint8)
-    colour = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
-    opacity = OVERLAY_OPACITY * heat[..., None]
-    blended: np.ndarray = np.rint(image * (1 - opacity) + colour * opacity).astype(np.uint8)
-    return blended
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ lists the stages that lead to the final networks; each becomes an artifact addre
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -51,6 +52,20 @@ class Plan:
 
 class Method(Protocol):
     """The networks and losses of one training stage."""
+
+    def weight_files(self) -> list[Path]:
+        """Return the files that `build_model` reads its initial weights from.
+
+        Raises:
+            ConfigError: one of them cannot be had.
+        """
+
+    def check_image_size(self, pixels: int) -> None:
+        """Check that the network takes square images of that side.
+
+        Raises:
+            ConfigError: it does not.
+        """
 
     def build_model(self, *, initial_weights: bool = True) -> nn.Module:
         """Return the network, initialised from the current random state.

@@ -4,31 +4,34 @@ Stage 1 trains one single-task teacher per task; stage 2 runs each teacher over 
 task and stores the logits; stage 3 trains the student with hard own labels and soft cross labels. Logits are stored
 before the softmax, so a search over temperatures, ratios and loss weights repeats stage 3 only.
 
-Paper map (equation -> function -> test in tests/papers/test_sall_equations.py)
-    Eqs. 1, 4, 5   losses.sall.task_cross_entropy   test_equation_1, test_equations_4_and_5
-    Eq. 2          losses.sall.synergic_labels      test_equation_2
-    Eq. 3          models.sall.MultiTaskGrader      test_equation_3
-    Eq. 6          losses.sall.total_loss           test_equation_6
-    Eqs. 7, 8      autograd and the optimiser       test_equations_7_and_8
-    Eq. 9          losses.sall.predict              test_equation_9
-    Eq. 10         losses.sall.temperature_softmax  test_equation_10
+Paper map (equation -> function -> tests in tests/papers/test_sall_equations.py)
+    Eqs. 1, 4, 5   losses.sall.task_cross_entropy   test_eq_1_*, test_eq_4_*, test_eq_5_*, test_eqs_4_and_5_*
+    Eq. 2          losses.sall.synergic_labels      test_eq_2_*
+    Eq. 3          models.sall.MultiTaskGrader      test_eq_3_*
+    Eq. 6          losses.sall.total_loss           test_eq_6_*
+    Eqs. 7, 8      autograd and the optimiser       test_eq_7_*, test_eq_8_*
+    Eq. 9          losses.sall.predict              test_eq_9_*
+    Eq. 10         losses.sall.temperature_softmax  test_eq_10_*
 
 Deviation register (what the paper prints -> what happens here; why; test)
-    Algorithm 1 requires a lambda that no equation uses -> a weight per task in Eq. 6, 1 by default. test_equation_6
+    Algorithm 1 requires a lambda that no equation uses -> a weight per task in Eq. 6, 1 by default. test_eq_6_*
     Eq. 2 is a plain softmax, section III-D adds a temperature -> the temperature is used, in the cross labels, in the
-        student's loss and in prediction (the authors' code divides the network's logits as well). test_equation_2
+        student's loss and in prediction (the authors' code divides the network's logits as well). test_eq_10_*
     Teachers' temperature is not stated -> teachers train by Eq. 1, at 1, so one teacher serves every temperature; the
         single-task rows of Table III at T = 3 are networks of their own. test_teachers_do_not_depend_on_temperature
-    Distillation usually scales the soft loss by T**2 -> no factor; neither the paper nor the code has one.
+    Distillation usually scales the soft loss by T**2 -> no factor; neither the paper nor the code has one. test_eq_4_*
     "Adam, lr 1e-5" presumes ImageNet weights -> recipes that start from scratch state their own rate.
+        test_every_recipe_from_scratch_states_its_own_rate
     Sampling: the code draws with replacement over the pooled list -> every image once per epoch, so that a run resumes
-        exactly. The paper states neither.
+        exactly. The paper states neither. test_order.py
     A fixed 50/25/25 split and three-fold cross-validation are both claimed -> the data set's splits, or data.folds.
+        test_splits.py
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,9 +41,9 @@ from retina_ray.config import SallConfig
 from retina_ray.data.batch import Batch
 from retina_ray.data.schema import NO_GRADE, Task, require_tasks
 from retina_ray.data.selection import Selection, take_ratio
-from retina_ray.losses.sall import task_count, task_cross_entropy, temperature_softmax, total_loss
+from retina_ray.losses.sall import predict, task_count, task_cross_entropy, temperature_softmax, total_loss
 from retina_ray.methods.base import Plan, Stage
-from retina_ray.models.backbones import build_backbone
+from retina_ray.models.backbones import build_backbone, check_image_size, weights_file
 from retina_ray.models.sall import MultiTaskGrader
 
 LABELS = "cross-labels"
@@ -122,6 +125,15 @@ class SallGrader:
         backbone, num_features = build_backbone(self.backbone, weights=weights)
         return MultiTaskGrader(backbone, num_features, grades=self.grades, dropout=self.dropout)
 
+    def weight_files(self) -> list[Path]:
+        """Return the file of the backbone's initial weights, if there is one; see `backbones.weights_file`."""
+        file = weights_file(self.backbone, self.weights)
+        return [] if file is None else [file]
+
+    def check_image_size(self, pixels: int) -> None:
+        """Refuse a size that the backbone does not take; see `backbones.check_image_size`."""
+        check_image_size(self.backbone, pixels)
+
     def training_rows(self, selection: Selection) -> np.ndarray:
         """Return the rows (n,) with a label for a head: a grade, or with synergic labels any image of the run."""
         lenders = self.tasks if self.synergic_labels else tuple(self.grades)
@@ -153,11 +165,13 @@ class SallGrader:
     def measures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return the negative log-likelihood of the true grade and whether it is predicted, NaN without a grade."""
         values: dict[str, Tensor] = {}
-        for task, probabilities in self.probabilities(model, batch.images).items():
+        all_probabilities = self.probabilities(model, batch.images)
+        predictions = predict(all_probabilities)
+        for task, probabilities in all_probabilities.items():
             truth = batch.grades[task]
             graded = truth != NO_GRADE
             likelihood = probabilities.gather(1, truth.clamp(min=0).unsqueeze(1)).squeeze(1)
-            correct = (probabilities.argmax(dim=1) == truth).float()
+            correct = (predictions[task] == truth).float()
             values[f"loss_{task}"] = (-likelihood.clamp(min=1e-12).log()).where(graded, math.nan)
             values[f"accuracy_{task}"] = correct.where(graded, math.nan)
         return values

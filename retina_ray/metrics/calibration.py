@@ -38,6 +38,18 @@ class ReliabilityBins:
     confidence: npt.NDArray[np.float64]
     count: npt.NDArray[np.int64]
 
+    def as_records(self) -> list[dict[str, float | None]]:
+        """Return ``count``, ``confidence`` and ``accuracy`` per bin, the latter two None in an empty bin."""
+        columns = zip(self.count.tolist(), self.confidence.tolist(), self.accuracy.tolist(), strict=True)
+        return [
+            {
+                "count": count,
+                "confidence": confidence if count else None,
+                "accuracy": accuracy if count else None,
+            }
+            for count, confidence, accuracy in columns
+        ]
+
 
 def bin_edges(bins: int) -> npt.NDArray[np.float64]:
     """Return the (bins + 1,) edges, bit for bit those torchmetrics uses, so that bars and ECE agree."""

@@ -1,6 +1,6 @@
 """What one model gains over another on the same images, with an interval of the difference itself.
 
-What is not here: each model's own numbers (``table.summarise``).
+What is not here: each model's own numbers (``summary.summarise``).
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class TaskDifference:
         task: as in the table.
         n: graded images that both have predictions for.
         metrics: value of ``model`` minus that of ``baseline`` per name of `grading.METRICS`.
-        intervals: (low, high) of that difference, from paired resamples.
+        intervals: (low, high) of that difference per name, from paired resamples; empty without resamples.
     """
 
     model: str
@@ -54,7 +54,7 @@ def paired_differences(
         table: see `PREDICTION_SCHEMA`.
         baseline: model to compare with.
         split: ``train``, ``validation`` or ``test``.
-        resamples: bootstrap resamples of patients.
+        resamples: bootstrap resamples of patients; 0 leaves the intervals out.
         level: of the intervals, in (0, 1).
         bins: of the calibration errors.
         seed: of the resamples.
@@ -76,23 +76,15 @@ def paired_differences(
         shared, left, right = np.intersect1d(ours.image_ids, theirs.image_ids, return_indices=True)
         if not len(shared):
             continue
-        metrics, samples = [], []
-        for rows, at in ((ours, left), (theirs, right)):
-            probabilities, truth = rows.probabilities[at], rows.truth[at]
-            metrics.append(grading_metrics(probabilities, truth, bins=bins))
-            samples.append(
-                bootstrap_samples(probabilities, truth, ours.groups[left], resamples=resamples, bins=bins, seed=seed)
+        sides = [(ours.probabilities[left], ours.truth[left]), (theirs.probabilities[right], theirs.truth[right])]
+        judged, before = (grading_metrics(*side, bins=bins) for side in sides)
+        gains = {name: judged[name] - before[name] for name in METRICS}
+        intervals: dict[str, tuple[float, float]] = {}
+        if resamples:
+            samples, samples_before = (
+                bootstrap_samples(*side, ours.groups[left], resamples=resamples, bins=bins, seed=seed) for side in sides
             )
-        gains = {name: metrics[0][name] - metrics[1][name] for name in METRICS}
-        resampled = {name: recentred(name, samples[0][name] - samples[1][name], gains[name]) for name in METRICS}
-        differences.append(
-            TaskDifference(
-                model=model,
-                baseline=baseline,
-                task=task,
-                n=len(shared),
-                metrics=gains,
-                intervals={name: percentile_interval(resampled[name], level) for name in METRICS},
-            )
-        )
+            resampled = {name: recentred(name, samples[name] - samples_before[name], gains[name]) for name in METRICS}
+            intervals = {name: percentile_interval(resampled[name], level) for name in METRICS}
+        differences.append(TaskDifference(model, baseline, task, len(shared), gains, intervals))
     return differences

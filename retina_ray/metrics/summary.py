@@ -1,11 +1,13 @@
 """What each model reaches on each task of a split, measured from the prediction table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
 from retina_ray.metrics.bootstrap import bootstrap_intervals
-from retina_ray.metrics.grading import grading_metrics
+from retina_ray.metrics.calibration import reliability_bins
+from retina_ray.metrics.grading import confusion_matrix, grading_metrics
 from retina_ray.metrics.probabilities import DEFAULT_BINS
 from retina_ray.metrics.table import graded_tasks, select, validate
 
@@ -19,7 +21,9 @@ class TaskSummary:
         task: as in the table.
         n: graded images.
         metrics: value per name of `grading.METRICS`.
-        intervals: (low, high) per name.
+        intervals: (low, high) per name; empty where none were computed.
+        confusion: K x K images, rows = truth.
+        reliability: see `calibration.ReliabilityBins.as_records`; equal-width bins of confidence from 0 to 1.
     """
 
     model: str
@@ -27,6 +31,21 @@ class TaskSummary:
     n: int
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    confusion: list[list[int]] = field(default_factory=list)
+    reliability: list[dict[str, float | None]] = field(default_factory=list)
+
+
+def as_record(summary: TaskSummary) -> dict[str, Any]:
+    """Return a summary for programs, as ``metrics.json`` and the command line's ``--json`` hold it."""
+    return {
+        "model": summary.model,
+        "task": summary.task,
+        "n": summary.n,
+        **summary.metrics,
+        "intervals": summary.intervals,
+        "confusion": summary.confusion,
+        "reliability": summary.reliability,
+    }
 
 
 def summarise(
@@ -66,5 +85,7 @@ def summarise(
             if resamples
             else {}
         )
-        summaries.append(TaskSummary(model, task, len(rows.truth), metrics, intervals))
+        confusion = confusion_matrix(rows.probabilities, rows.truth).tolist()
+        reliability = reliability_bins(rows.probabilities, rows.truth, bins).as_records()
+        summaries.append(TaskSummary(model, task, len(rows.truth), metrics, intervals, confusion, reliability))
     return summaries

@@ -161,6 +161,35 @@ def merge_shards(tables: Sequence[pa.Table]) -> pa.Table:
     return table.take(kept.sort_by([(name, "ascending") for name in _KEY])["row_min"])
 
 
+def pool_runs(runs: Sequence[tuple[str, pa.Table]]) -> pa.Table:
+    """Return the rows of several runs as one table, such as the folds of a cross-validation.
+
+    Args:
+        runs: name and table of each, at least one; rows that one run repeats count once, see `merge_shards`.
+
+    Raises:
+        ValueError: no runs.
+        DataError: see `merge_shards`; or two runs predict the same image, of which one would be dropped.
+    """
+    tables = [(name, merge_shards([table])) for name, table in runs]
+    _require_disjoint(tables)
+    return merge_shards([table for _, table in tables])
+
+
+def _require_disjoint(runs: Sequence[tuple[str, pa.Table]]) -> None:
+    holder: dict[tuple[str, ...], str] = {}
+    for run, table in runs:
+        for key in zip(*(table[column].to_pylist() for column in _KEY), strict=True):
+            if key in holder:
+                model, task, image = key
+                raise DataError(
+                    f"the runs {holder[key]} and {run} both hold predictions of {model} for {task} on image",
+                    image,
+                    "pool only folds with disjoint images, and evaluate each of these runs by itself",
+                )
+            holder[key] = run
+
+
 def select(table: pa.Table, *, model: str, task: str, split: str) -> Predictions:
     """Return the graded images of one model, task and split, in the order of the table.
 

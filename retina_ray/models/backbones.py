@@ -64,12 +64,46 @@ def build_backbone(name: str, *, weights: str = "none") -> tuple[nn.Module, int]
         ConfigError: the name is unknown or not a classifier; the weights cannot be had, are damaged or do not fit.
     """
     _check_name(name)
-    network = _classifier(name, initialise=weights == "none")
+    file = weights_file(name, weights)
+    network = _classifier(name, initialise=file is None)
     last_linear, num_features = _remove_classifier(network)
-    if weights != "none":
-        file = _imagenet_file(name) if weights == "imagenet" else Path(weights)
+    if file is not None:
         _load_weights(network, _read_state_dict(file), last_linear=last_linear, file=file)
     return network, num_features
+
+
+def weights_file(name: str, weights: str) -> Path | None:
+    """Return the file of initial weights, downloaded if they are torchvision's and not there yet; None for ``none``.
+
+    Raises:
+        ConfigError: the file is missing, or cannot be downloaded.
+    """
+    if weights == "none":
+        return None
+    _check_name(name)
+    file = _imagenet_file(name) if weights == "imagenet" else Path(weights)
+    if file.suffix not in (".pth", ".safetensors") or not file.is_file():
+        raise ConfigError("no weights file", str(file), "give none, imagenet, or an existing .pth or .safetensors file")
+    return file
+
+
+def check_image_size(name: str, pixels: int) -> None:
+    """Check, without computing anything, that a backbone takes square images of that side.
+
+    Raises:
+        ConfigError: it does not, or the name is unknown.
+    """
+    _check_name(name)
+    with torch.device("meta"), torch.no_grad():
+        network = _classifier(name, initialise=False).eval()
+        try:
+            network(torch.empty(2, 3, pixels, pixels))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            value = f"{name} at data.image_size = {pixels} ({reason})"
+            raise ConfigError(
+                "the backbone does not take images of this size", value, "use the size it was made for"
+            ) from error
 
 
 def cam_layer(backbone: nn.Module) -> nn.Module:
@@ -159,8 +193,6 @@ def _imagenet_file(name: str) -> Path:
 
 
 def _read_state_dict(file: Path) -> dict[str, Any]:
-    if file.suffix not in (".pth", ".safetensors") or not file.is_file():
-        raise ConfigError("no weights file", str(file), "give none, imagenet, or an existing .pth or .safetensors file")
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)

@@ -10,9 +10,9 @@ from retina_ray.bundle import Bundle
 from retina_ray.data.batch import Batch
 from retina_ray.data.loader import Loader, Samples
 from retina_ray.data.order import Share
-from retina_ray.data.schema import SPLITS
+from retina_ray.data.schema import NO_GRADE
 from retina_ray.data.shards import ShardedDataset
-from retina_ray.errors import ConfigError, DataError
+from retina_ray.errors import DataError
 from retina_ray.metrics.table import make_table, merge_shards
 from retina_ray.orchestration.resources import local_cpus
 from retina_ray.training.evaluate import run_over
@@ -22,33 +22,32 @@ from retina_ray.training.world import World
 BATCH_SIZE = 32
 
 
-def predict_dataset(bundle_path: str, data: str, *, split: str) -> pa.Table:
+def predict_dataset(bundle: Bundle, data: str, *, split: str) -> pa.Table:
     """Return the prediction table of a bundle over one split of a data set.
 
     The probabilities are the networks' own, before calibration, as in a run's table.
 
     Args:
-        bundle_path: folder or prefix of the bundle.
+        bundle: the model.
         data: folder or prefix of the data set.
         split: which of its images.
 
     Raises:
-        ConfigError: no such split.
-        DataError: the data set grades none of the bundle's tasks, or with other grades.
+        DataError: the data set grades none of the bundle's tasks, or with other grades, or no image of the split.
     """
-    if split not in SPLITS:
-        raise ConfigError("unknown split", split, f"choose one of {', '.join(SPLITS)}")
-    bundle = Bundle.load(bundle_path)
     dataset = ShardedDataset.open(data, cache_dir=Path("~/.cache/retina-ray").expanduser())
     known = {task.name: task for task in dataset.tasks}
     tasks = [task for task in bundle.manifest.tasks if known.get(task.name) == task]
     if not tasks:
         asked = ", ".join(task.name for task in bundle.manifest.tasks)
         raise DataError("the data set grades none of the bundle's tasks", data, f"it needs one of {asked}, same grades")
+    rows = np.flatnonzero(dataset.splits == split)
+    if not any((dataset.grades[task.name][rows] != NO_GRADE).any() for task in tasks):
+        raise DataError(f"no image of the {split} split has a grade in", data, "choose another --split")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     world = World(device=device)
     loader = Loader(
-        Samples(dataset, np.flatnonzero(dataset.splits == split), dataset.grades),
+        Samples(dataset, rows, dataset.grades),
         share=Share(rank=0, world=1, global_batch=BATCH_SIZE, accumulate=1),
         augmentation=None,
         image_size=bundle.manifest.preprocessing.image_size,

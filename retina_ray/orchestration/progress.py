@@ -1,8 +1,9 @@
 """Progress records from workers anywhere in the cluster to the driver, live and without blocking training."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -11,6 +12,8 @@ Record = dict[str, Any]
 Listener = Callable[[Record], None]
 
 POLL_S = 0.5
+
+logger = logging.getLogger(__name__)
 
 
 @ray.remote(num_cpus=0)
@@ -46,7 +49,10 @@ def relay_to(listener: Listener) -> Iterator[Any]:
 
     def pump() -> None:
         while not done.wait(POLL_S):
-            drain()
+            try:
+                drain()
+            except Exception:  # what is shown must not end what is trained
+                logger.warning("progress could not be shown", exc_info=True)
 
     thread = threading.Thread(target=pump, name="progress", daemon=True)
     thread.start()
@@ -55,5 +61,6 @@ def relay_to(listener: Listener) -> Iterator[Any]:
     finally:
         done.set()
         thread.join()
-        drain()
-        ray.kill(relay)
+        with suppress(ray.exceptions.RayError):  # the relay may have gone with the cluster
+            drain()
+            ray.kill(relay)

@@ -12,7 +12,8 @@ from safetensors.torch import load as load_tensors
 from retina_ray.bundle import Bundle, TrainedNetwork, build_bundle
 from retina_ray.config import RunConfig
 from retina_ray.methods import catalogue
-from retina_ray.orchestration.train_driver import RunResult, open_dataset, train_driver
+from retina_ray.orchestration.preparation import open_dataset, prepare
+from retina_ray.orchestration.train_driver import RunResult, execute
 from retina_ray.registry import Tracker
 from retina_ray.training.artifact import WEIGHTS
 from retina_ray.training.stage import select_rows
@@ -48,15 +49,16 @@ def train_and_publish(
     Raises:
         RetinaRayError: as `train_driver`.
     """
-    with Tracker(config, run_name=config.name) as tracker:
-        tracker.log_params(config)
+    run = prepare(config, resume=resume)
+    with Tracker(run.config, run_name=config.name, resume=run.resumed) as tracker:
+        tracker.log_params(run.config)
 
         def log(record: dict[str, Any]) -> None:
             listener(record)
             if record["kind"] in ("step", "epoch"):
                 tracker.log_record(record, record["stage"])
 
-        result = train_driver(config, resume=resume, listener=log)
+        result = execute(run, log)
         tracker.log_summary(result.summaries)
         bundle = make_bundle(result)
         version = tracker.register(bundle, bundle.store.uri)

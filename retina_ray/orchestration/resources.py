@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from retina_ray.config import RuntimeConfig
 from retina_ray.errors import ResourceError
 
@@ -54,6 +56,11 @@ def side_by_side(resources: WorkerResources, cluster: Mapping[str, float]) -> in
     if resources.use_gpu:
         groups = min(groups, int(cluster.get("GPU", 0)) // max(1, resources.workers))
     return max(1, groups)
+
+
+def local_resources() -> dict[str, float]:
+    """Return the CPUs and GPUs that this process may use, named as Ray names a cluster's."""
+    return {"CPU": local_cpus(), "GPU": torch.cuda.device_count()}
 
 
 def local_cpus() -> int:

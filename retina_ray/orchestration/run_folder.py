@@ -1,11 +1,12 @@
 """The folder of a run: its configuration, provenance, predictions and everything made from them.
 
 ``<storage>/<run name>/``: ``config.yaml``, ``run.json`` (state, artifact addresses, data, environment),
-``predictions.parquet``, ``metrics.json``, ``history.json``, ``bundle/`` and ``report.html``.
+``predictions.parquet``, ``metrics.json``, ``history.jsonl``, ``bundle/`` and ``report.html``.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,8 @@ from retina_ray.config import RunConfig, from_mapping, to_yaml
 from retina_ray.data.shards import DatasetManifest
 from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError
-from retina_ray.metrics.summary import TaskSummary
+from retina_ray.metrics.json_text import json_text
+from retina_ray.metrics.summary import TaskSummary, as_record
 from retina_ray.provenance import environment
 from retina_ray.training.artifact import Artifact, pack_table, read_artifact
 
@@ -25,6 +27,7 @@ RUN = "run.json"
 CONFIG = "config.yaml"
 PREDICTIONS = "predictions.parquet"
 METRICS = "metrics.json"
+HISTORY = "history.jsonl"
 
 SHAPING = ("seed", "data", "augment", "method", "optim", "train")
 """Sections of the configuration that decide what a run's result is."""
@@ -41,20 +44,40 @@ class RunFolder:
     store: Store
 
     @classmethod
-    def create(cls, config: RunConfig, manifest: DatasetManifest, keys: dict[str, str], *, resume: bool) -> "RunFolder":
-        """Begin a run, or continue one.
+    def claim(cls, config: RunConfig, *, resume: bool) -> tuple["RunFolder", bool]:
+        """Return the folder of a run that may begin there or go on there, and whether it goes on; writes nothing.
 
         Raises:
             ConfigError: the run exists and is not to be resumed, or it was another configuration.
         """
         folder = cls(Store(config.runtime.storage).child(config.name))
-        if folder.store.exists(RUN):
-            if not resume:
-                fix = "add --resume to continue it, or choose another --name"
-                raise ConfigError("the run exists", folder.store.uri, fix)
+        exists = folder.store.exists(RUN)
+        if exists and not resume:
+            raise ConfigError(
+                "the run exists", folder.store.uri, "add --resume to continue it, or choose another --name"
+            )
+        if exists:
             folder._check_same(config)
-        folder.store.write_bytes(CONFIG, to_yaml(config).encode())
-        folder.update(
+        return folder, exists
+
+    def begin(self, config: RunConfig, manifest: DatasetManifest, keys: dict[str, str]) -> None:
+        """Write what the run is.
+
+        Args:
+            config: its configuration.
+            manifest: of its data set.
+            keys: address of each stage's artifact.
+
+        Raises:
+            ConfigError: the run was begun with other addresses, so that resuming would start from nothing.
+        """
+        before = self.describe()["artifacts"] if self.store.exists(RUN) else keys
+        if before != keys:
+            changed = ", ".join(name for name in keys if before.get(name) != keys[name])
+            fix = "resume with the same data, weights, number of workers, loader and device, or choose another --name"
+            raise ConfigError("the run to resume was begun under other conditions, which concern", changed, fix)
+        self.store.write_bytes(CONFIG, to_yaml(config).encode())
+        self.update(
             name=config.name,
             finished=False,
             artifacts=keys,
@@ -63,7 +86,6 @@ class RunFolder:
             environment=environment(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        return folder
 
     @classmethod
     def open(cls, path: str) -> "RunFolder":
@@ -96,6 +118,11 @@ class RunFolder:
         found = {stage: read_artifact(root.child(key)) for stage, key in self.describe()["artifacts"].items()}
         return {stage: artifact for stage, artifact in found.items() if artifact is not None}
 
+    def write_history(self, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Write the epoch records of every stage, a line of JSON each."""
+        lines = (json.dumps({"stage": name, **record}) for name, history in histories.items() for record in history)
+        self.store.write_bytes(HISTORY, "".join(f"{line}\n" for line in lines).encode())
+
     def write_predictions(self, table: pa.Table) -> None:
         """Write the prediction table of baselines and final networks."""
         self.store.write_bytes(PREDICTIONS, pack_table(table))
@@ -112,7 +139,7 @@ class RunFolder:
 
     def write_metrics(self, summaries: list[TaskSummary]) -> None:
         """Write what every model reaches on the test split."""
-        self.store.write_bytes(METRICS, json.dumps([asdict(each) for each in summaries], indent=1).encode())
+        self.store.write_bytes(METRICS, json_text([as_record(each) for each in summaries]).encode())
 
     def _check_same(self, config: RunConfig) -> None:
         before = self.config().model_dump(mode="json")

@@ -1,10 +1,11 @@
 """Gather from a run's folder, artifacts and data set what its report shows, and write the report."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
 
@@ -12,20 +13,24 @@ from retina_ray.config import RunConfig, to_yaml
 from retina_ray.data.batch import denormalise
 from retina_ray.data.loader import Loader, Samples
 from retina_ray.data.order import Share
+from retina_ray.data.schema import Task
 from retina_ray.data.selection import Selection
 from retina_ray.data.shards import ShardedDataset
-from retina_ray.errors import RetinaRayError
+from retina_ray.errors import DataError, RetinaRayError
 from retina_ray.explain.gradcam import TaskLogits, grad_cam
 from retina_ray.losses.sall import soft_label_statistics, synergic_labels
 from retina_ray.methods import catalogue
 from retina_ray.metrics.summary import summarise
 from retina_ray.models.backbones import cam_layer
+from retina_ray.orchestration.preparation import open_dataset
 from retina_ray.orchestration.run_folder import RunFolder
-from retina_ray.orchestration.train_driver import open_dataset
 from retina_ray.report.build import ReportData, write_report
 from retina_ray.report.figures import CamPanel
 from retina_ray.training.artifact import HISTORY, LOGITS, WEIGHTS, Artifact
 from retina_ray.training.stage import select_rows
+
+Counts = dict[str, dict[str, list[int]]]
+"""Images per grade, by split and task."""
 
 REPORT = "report.html"
 IMAGES_PER_PAIR = 2
@@ -51,17 +56,11 @@ def report_run(folder: RunFolder) -> str:
 
 
 def gather(folder: RunFolder) -> ReportData:
-    """Return everything a run's report shows; what needs the images is left out, with a note, where they are gone."""
+    """Return everything a run's report shows; what cannot be had of its images is left out, with a note why."""
     config, described, artifacts = folder.config(), folder.describe(), folder.artifacts()
     predictions = folder.predictions()
     trained = {name: artifact for name, artifact in artifacts.items() if HISTORY in artifact.files}
-    notes: list[str] = []
-    try:
-        dataset = open_dataset(config)
-        panels = _cross_task_panels(config, dataset, trained)
-    except RetinaRayError as error:
-        panels = []
-        notes.append(f"Left out, since the data set is not at hand: cross-task Grad-CAM panels ({error}).")
+    counts, panels, notes = _from_images(config, described["fingerprint"], trained)
     return ReportData(
         title=config.name,
         config_yaml=to_yaml(config),
@@ -78,7 +77,7 @@ def gather(folder: RunFolder) -> ReportData:
         timings={name: artifact.facts["timing"] for name, artifact in trained.items()},
         cam_panels=panels,
         soft_labels=_soft_labels(config, artifacts),
-        data_counts=described["counts"],
+        data_counts=counts,
         environment=described["environment"],
         notes=notes,
         level=config.evaluate.level,
@@ -86,6 +85,45 @@ def gather(folder: RunFolder) -> ReportData:
         bins=config.evaluate.bins,
         seed=config.seed,
     )
+
+
+def _from_images(
+    config: RunConfig, fingerprint: str, trained: Mapping[str, Artifact]
+) -> tuple[Counts, list[CamPanel], list[str]]:
+    """Return what the data set tells: graded images, Grad-CAM panels, and notes on what had to be left out."""
+    try:
+        dataset = _dataset_of_run(config, fingerprint)
+        selection = select_rows(config, dataset)
+    except RetinaRayError as error:
+        return {}, [], [f"Left out: the numbers of graded images and the cross-task Grad-CAM panels ({error})."]
+    counts, notes = _count_grades(selection, dataset.tasks), []
+    if any(fraction < 1.0 for fraction in config.method.ratio.values()):
+        notes.append("Training images are counted before method.ratio, which thins them out for the final networks.")
+    try:
+        panels = _cross_task_panels(config, dataset, selection, trained)
+    except RetinaRayError as error:
+        panels = []
+        notes.append(f"Left out: the cross-task Grad-CAM panels ({error}).")
+    return counts, panels, notes
+
+
+def _dataset_of_run(config: RunConfig, fingerprint: str) -> ShardedDataset:
+    dataset = open_dataset(config)
+    if dataset.manifest.fingerprint != fingerprint:
+        raise DataError("the data set is not the one of the run any more", config.data.path, "restore it")
+    return dataset
+
+
+def _count_grades(selection: Selection, tasks: Sequence[Task]) -> Counts:
+    """Return the images per visible grade of a run, by split and by each of its tasks."""
+    num_grades = {task.name: task.num_grades for task in tasks}
+    return {
+        split: {
+            task: [int(np.count_nonzero(grades[rows] == grade)) for grade in range(num_grades[task])]
+            for task, grades in selection.grades.items()
+        }
+        for split, rows in selection.rows.items()
+    }
 
 
 def _soft_labels(config: RunConfig, artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
@@ -110,9 +148,10 @@ def _soft_labels(config: RunConfig, artifacts: Mapping[str, Artifact]) -> list[d
     return rows
 
 
-def _cross_task_panels(config: RunConfig, dataset: ShardedDataset, trained: Mapping[str, Artifact]) -> list[CamPanel]:
+def _cross_task_panels(
+    config: RunConfig, dataset: ShardedDataset, selection: Selection, trained: Mapping[str, Artifact]
+) -> list[CamPanel]:
     """Return what single-task networks look at in the other tasks' images (SALL, Fig. 8)."""
-    selection = select_rows(config, dataset)
     teachers = {name: artifact for name, artifact in trained.items() if len(artifact.settings["grades"]) == 1}
     panels = []
     for artifact in teachers.values():

@@ -1,14 +1,11 @@
 """Bring every stage of a plan to a finished artifact: reuse, resume or run it, side by side where there is room."""
 
-import fcntl
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, cast
 
-import ray
 import torch
 from ray.train.torch import TorchConfig
 
@@ -20,12 +17,13 @@ from ray.train.v2.api.result import Result as RayResult
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from retina_ray.config import RunConfig
-from retina_ray.data.store import Store
+from retina_ray.data.store import Store, locked
 from retina_ray.errors import RetinaRayError
 from retina_ray.methods.base import Plan, Stage
 from retina_ray.orchestration.progress import Listener, relay_to
 from retina_ray.orchestration.ray_settings import COLLECTIVE_TIMEOUT_S, WORKER_ENVIRONMENT
-from retina_ray.orchestration.resources import WorkerResources, local_cpus, share_out, side_by_side
+from retina_ray.orchestration.resources import WorkerResources, side_by_side
+from retina_ray.orchestration.snapshot import mend
 from retina_ray.orchestration.worker import run_worker
 from retina_ray.training.artifact import Artifact, read_artifact
 from retina_ray.training.reporter import FolderReporter
@@ -41,13 +39,26 @@ class StageRunner:
         plan: its stages.
         keys: artifact key by stage name.
         listener: receives progress records, from any thread.
+        resources: share of each worker.
+        cluster: total ``CPU`` and ``GPU`` that there are.
     """
 
-    def __init__(self, config: RunConfig, plan: Plan, keys: Mapping[str, str], listener: Listener) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        keys: Mapping[str, str],
+        listener: Listener,
+        *,
+        resources: WorkerResources,
+        cluster: Mapping[str, float],
+    ) -> None:
         self._config = config
         self._plan = plan
         self._keys = keys
         self._listener = listener
+        self._resources = resources
+        self._cluster = cluster
         self._artifacts = Store(config.runtime.storage).child("artifacts")
 
     def run(self) -> dict[str, Artifact]:
@@ -56,14 +67,11 @@ class StageRunner:
         Raises:
             RetinaRayError: as raised by a stage; stages that finished stay finished.
         """
-        if self._config.runtime.workers == 0:
+        if self._resources.workers == 0:
             return {stage.name: self._ensure(stage, self._run_in_process) for stage in self._plan.stages}
-        cluster = ray.cluster_resources()
-        resources = share_out(self._config.runtime, cluster)
+        slots = side_by_side(self._resources, self._cluster)
         with relay_to(self._listener) as relay:
-            return self._run_side_by_side(
-                side_by_side(resources, cluster), lambda stage: self._run_on_ray(stage, resources, relay)
-            )
+            return self._run_side_by_side(slots, lambda stage: self._run_on_ray(stage, relay))
 
     def _run_side_by_side(self, slots: int, run: Any) -> dict[str, Artifact]:
         """Run each stage as soon as those it needs are finished and a slot is free."""
@@ -86,7 +94,8 @@ class StageRunner:
 
     def _ensure(self, stage: Stage, run: Any) -> Artifact:
         store = self._store(stage)
-        with _locked(store):
+        # One process at a time works on an artifact; another waits, and then finds it finished.
+        with locked(store.local_path / ".lock") if store.is_local else nullcontext():
             artifact = read_artifact(store)
             kind = "reused" if artifact else "started"
             self._listener({"stage": stage.name, "kind": kind, "artifact": store.uri})
@@ -99,21 +108,21 @@ class StageRunner:
         return artifact
 
     def _run_in_process(self, stage: Stage) -> None:
-        device = torch.device("cuda" if self._config.runtime.use_gpu and torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if self._resources.use_gpu else "cpu")
         folder = self._store(stage).local_path / "checkpoints"
         reporter = FolderReporter(
             folder,
             keep=self._config.runtime.checkpoint.keep,
             listener=lambda record: self._listener({"stage": stage.name, **record}),
         )
-        StageRun(self._job(stage, local_cpus()), world=World(device=device), reporter=reporter).execute()
+        StageRun(self._job(stage), world=World(device=device), reporter=reporter).execute()
 
-    def _run_on_ray(self, stage: Stage, resources: WorkerResources, relay: Any) -> None:
-        runtime, store = self._config.runtime, self._store(stage)
-        collect_garbage(store)
+    def _run_on_ray(self, stage: Stage, relay: Any) -> None:
+        runtime, resources, store = self._config.runtime, self._resources, self._store(stage)
+        mend(store)
         trainer = TorchTrainer(
             run_worker,
-            train_loop_config={"job": asdict(self._job(stage, resources.cpus)), "relay": relay},
+            train_loop_config={"job": asdict(self._job(stage)), "relay": relay},
             torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
@@ -136,46 +145,18 @@ class StageRunner:
         if error is not None:
             raise error
 
-    def _job(self, stage: Stage, threads: int) -> StageJob:
+    def _job(self, stage: Stage) -> StageJob:
         stages = {each.name: each for each in self._plan.stages}
         return StageJob(
             config=self._config.model_dump(mode="json"),
             stage=stage,
             output=self._store(stage).uri,
             inputs={name: self._store(stages[name]).uri for name in stage.needs},
-            threads=threads,
+            threads=self._resources.cpus,
         )
 
     def _store(self, stage: Stage) -> Store:
         return self._artifacts.child(self._keys[stage.name])
-
-
-def collect_garbage(store: Store) -> list[str]:
-    """Delete checkpoint folders that Ray Train's snapshot does not name, left behind by a kill or a full disk.
-
-    Returns:
-        Their names.
-    """
-    snapshot = "checkpoint_manager_snapshot.json"
-    state = json.loads(store.read_bytes(snapshot)) if store.exists(snapshot) else {"checkpoint_results": []}
-    named = {result["checkpoint_dir_name"] for result in state["checkpoint_results"]}
-    strays = [name for name in store.list() if name.startswith("checkpoint_") and name not in {*named, snapshot}]
-    for name in strays:
-        store.child(name).delete()
-    return strays
-
-
-@contextmanager
-def _locked(store: Store) -> Iterator[None]:
-    """Let one process at a time work on an artifact; another waits, and then finds it finished."""
-    if not store.is_local:
-        yield
-        return
-    folder = store.local_path
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _cause(failure: TrainingFailedError) -> Exception:

@@ -3,20 +3,19 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from retina_ray.config import RunConfig
-from retina_ray.data.shards import ShardedDataset
-from retina_ray.errors import ConfigError
-from retina_ray.methods import catalogue
 from retina_ray.methods.base import Plan
 from retina_ray.metrics.summary import TaskSummary, summarise
 from retina_ray.metrics.table import merge_shards
+from retina_ray.orchestration.preparation import PreparedRun, prepare
 from retina_ray.orchestration.ray_settings import connected
+from retina_ray.orchestration.resources import local_resources, share_out
 from retina_ray.orchestration.run_folder import RunFolder
 from retina_ray.orchestration.stages import StageRunner
 from retina_ray.training.artifact import Artifact, stage_keys
@@ -54,14 +53,28 @@ def train_driver(
     Raises:
         RetinaRayError: the data set, the configuration or the cluster will not do, or a loss was not finite.
     """
-    dataset = open_dataset(config)
-    plan = catalogue.plan(config, {task.name: task for task in dataset.tasks})
-    keys = stage_keys(plan, config, dataset.manifest.fingerprint)
-    folder = RunFolder.create(config, dataset.manifest, keys, resume=resume)
+    return execute(prepare(config, resume=resume), listener)
+
+
+def execute(run: PreparedRun, listener: Callable[[Record], None]) -> RunResult:
+    """Train a prepared run; see `train_driver`."""
+    config = run.config
     with connected(config.runtime) if config.runtime.workers else nullcontext():
-        artifacts = StageRunner(config, plan, keys, listener).run()
-    predictions = collect_predictions(plan, artifacts)
-    folder.write_predictions(predictions)
+        cluster = ray.cluster_resources() if config.runtime.workers else local_resources()
+        resources = share_out(config.runtime, cluster)
+        keys = stage_keys(
+            run.plan,
+            config,
+            run.dataset.manifest.fingerprint,
+            initial_weights=run.initial_weights,
+            use_gpu=resources.use_gpu,
+        )
+        run.folder.begin(config, run.dataset.manifest, keys)
+        runner = StageRunner(config, run.plan, keys, listener, resources=resources, cluster=cluster)
+        artifacts = runner.run()
+    predictions = collect_predictions(run.plan, artifacts)
+    run.folder.write_predictions(predictions)
+    run.folder.write_history({name: artifact.history() for name, artifact in artifacts.items()})
     summaries = summarise(
         predictions,
         split="test",
@@ -70,24 +83,10 @@ def train_driver(
         bins=config.evaluate.bins,
         seed=config.seed,
     )
-    folder.write_metrics(summaries)
-    folder.update(stages={name: artifact.facts for name, artifact in artifacts.items()})
-    model = next(stage.model for stage in plan.stages if stage.name in plan.finals)
-    return RunResult(folder, model, summaries, artifacts)
-
-
-def open_dataset(config: RunConfig) -> ShardedDataset:
-    """Return the configured data set.
-
-    Raises:
-        ConfigError: none is configured.
-        DataError: it cannot be read.
-    """
-    if not config.data.path:
-        raise ConfigError(
-            "no data set given", "data.path", "add --data FOLDER, or make one with `retina-ray data synth`"
-        )
-    return ShardedDataset.open(config.data.path, cache_dir=Path(config.runtime.cache).expanduser())
+    run.folder.write_metrics(summaries)
+    run.folder.update(stages={name: artifact.facts for name, artifact in artifacts.items()})
+    model = next(stage.model for stage in run.plan.stages if stage.name in run.plan.finals)
+    return RunResult(run.folder, model, summaries, artifacts)
 
 
 def collect_predictions(plan: Plan, artifacts: dict[str, Artifact]) -> pa.Table:

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class RayReporter:
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint))
         shutil.rmtree(checkpoint, ignore_errors=True)
 
-    def checkpoints(self) -> Iterator[Path]:
+    def checkpoints(self) -> Generator[Path]:
         """Yield the committed checkpoints, newest first, fetched to this node where the storage is remote."""
         mode = ray.train.CheckpointConsistencyMode.COMMITTED
         for reported in reversed(ray.train.get_all_reported_checkpoints(consistency_mode=mode)):
@@ -48,7 +48,8 @@ class RayReporter:
             if isinstance(checkpoint.filesystem, LocalFileSystem):
                 yield Path(checkpoint.path)
             else:
-                yield Path(checkpoint.to_directory(tempfile.mkdtemp(prefix="retina-ray-restore-")))
+                with tempfile.TemporaryDirectory(prefix="retina-ray-restore-") as scratch:
+                    yield Path(checkpoint.to_directory(f"{scratch}/{Path(checkpoint.path).name}"))
 
 
 def run_worker(payload: Mapping[str, Any]) -> RetinaRayError | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
@@ -39,13 +40,13 @@ class ReportData:
         timings: by stage, seconds by phase with the ending ``_s``.
         cam_panels: cross-task Grad-CAM, may be empty.
         soft_labels: ``task``, ``temperature``, ``mean_max``, ``mean_variance`` each, may be empty.
-        data_counts: images per grade, by split and task.
+        data_counts: images per visible grade, by split and task of the run; empty where they are not known.
         environment: versions and machine; may be nested.
         notes: what the reader should know, such as what was left out.
         baseline: the model that the others are compared with.
         split: which predictions are shown.
         level: of all intervals, in (0, 1).
-        resamples: bootstrap resamples of the differences.
+        resamples: bootstrap resamples of the differences; 0: no intervals.
         bins: of the calibration errors and reliability diagrams.
         seed: of the resamples.
     """
@@ -71,7 +72,10 @@ class ReportData:
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence of the summary: what a model gains over the baseline on a task."""
+    """One sentence of the summary: what a model gains over the baseline on a task.
+
+    ``interval`` and ``verdict``, which is judged by it, are empty without a defined interval.
+    """
 
     task: str
     model: str
@@ -121,7 +125,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     return {
         "title": data.title,
         "split": data.split,
-        "level": f"{data.level:.0%}",
+        "level": f"{data.level:.0%}" if data.resamples else "",
         "facts": _facts(data, shown),
         "findings": [_finding(difference, summaries) for difference in differences],
         "main_table": tables.to_html(tables.comparison_rows(summaries, differences, baseline=data.baseline)),
@@ -162,8 +166,7 @@ def _finding(difference: TaskDifference, summaries: Sequence[TaskSummary]) -> Fi
         for summary in summaries
         if summary.task == difference.task
     }
-    low, high = difference.intervals["accuracy"]
-    verdict = "a clear gain" if low > 0.0 else "a clear loss" if high < 0.0 else "no clear difference"
+    interval = difference.intervals.get("accuracy")
     return Finding(
         task=display_name(difference.task),
         model=display_name(difference.model),
@@ -171,9 +174,16 @@ def _finding(difference: TaskDifference, summaries: Sequence[TaskSummary]) -> Fi
         accuracy=accuracy.get(difference.model, "n/a"),
         before=accuracy.get(difference.baseline, "n/a"),
         gain=tables.format_value("accuracy", difference.metrics["accuracy"], signed=True),
-        interval=tables.format_interval("accuracy", (low, high), signed=True),
-        verdict=verdict,
+        interval=tables.format_interval("accuracy", interval, signed=True),
+        verdict=_verdict(interval),
     )
+
+
+def _verdict(interval: tuple[float, float] | None) -> str:
+    if interval is None or not np.isfinite(interval).all():
+        return ""
+    low, high = interval
+    return "a clear gain" if low > 0.0 else "a clear loss" if high < 0.0 else "no clear difference"
 
 
 def _result_figures(data: ReportData, shown: Shown) -> Iterator[InlineFigure]:
@@ -240,7 +250,8 @@ def _progress_figures(data: ReportData) -> Iterator[InlineFigure]:
     if timings:
         yield InlineFigure(
             "Where the time went",
-            "Wall time of each stage by phase. Data wait is time in which the accelerator had nothing to do; beyond "
+            "Wall time of each stage by phase, since the start or the resume that finished it: what ran before is not "
+            "counted. Data wait is time in which the accelerator had nothing to do; beyond "
             "a few per cent of compute, the loader is the bottleneck.",
             [InlineImage("", figure_uri(progress_figures.timing_bars(timings)))],
         )

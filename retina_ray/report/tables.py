@@ -1,4 +1,4 @@
-"""Tables of the report: rows like SALL's Table III, as data, as Markdown and as HTML.
+"""Tables of the report: rows like SALL's Table III, as data and as HTML.
 
 What is not here: the numbers (``metrics``) and the page around the tables (``build``).
 """
@@ -59,9 +59,6 @@ class Cell:
     text: str
     interval: str = ""
 
-    def __str__(self) -> str:
-        return f"{self.text} ({self.interval})" if self.interval else self.text
-
 
 Row = Mapping[str, Cell]
 
@@ -81,9 +78,9 @@ def format_value(metric: str, value: float, *, signed: bool = False) -> str:
     return f"{round(value * 100.0, 1) + 0.0:{sign}.1f}" if percent else f"{round(value, 3) + 0.0:{sign}.3f}"
 
 
-def format_interval(metric: str, interval: tuple[float, float], *, signed: bool = False) -> str:
-    """Return an interval as ``low to high``, empty if it is undefined."""
-    if not np.isfinite(interval).all():
+def format_interval(metric: str, interval: tuple[float, float] | None, *, signed: bool = False) -> str:
+    """Return an interval as ``low to high``, empty if there is none or it is undefined."""
+    if interval is None or not np.isfinite(interval).all():
         return ""
     return " to ".join(format_value(metric, bound, signed=signed) for bound in interval)
 
@@ -122,21 +119,14 @@ def metric_rows(summaries: Sequence[TaskSummary]) -> list[Row]:
             "Metric": Cell(_LABELS[metric]),
             **{
                 f"{display_name(summary.task)}, {display_name(summary.model)}": Cell(
-                    format_value(metric, summary.metrics[metric]), format_interval(metric, summary.intervals[metric])
+                    format_value(metric, summary.metrics[metric]),
+                    format_interval(metric, summary.intervals.get(metric)),
                 )
                 for summary in summaries
             },
         }
         for metric in METRICS
     ]
-
-
-def to_markdown(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table, empty for no rows."""
-    if not rows:
-        return ""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines) + "\n"
 
 
 def to_html(rows: Sequence[Row]) -> Markup:
@@ -160,7 +150,7 @@ def _row(
         **{
             _LABELS[metric]: Cell(
                 format_value(metric, measured.metrics[metric], signed=signed),
-                format_interval(metric, measured.intervals[metric], signed=signed),
+                format_interval(metric, measured.intervals.get(metric), signed=signed),
             )
             for metric in metrics
         },

@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Artifact:
         store: where its files lie.
         stage: name the stage had in the run that made it.
         settings: of the stage.
-        facts: what was measured while it was made: timings, data counts, environment.
+        facts: what was measured while it was made: timings, numbers of images, steps, device.
         files: SHA-256 by file name.
     """
 
@@ -69,8 +69,8 @@ class Artifact:
         return pq.read_table(pa.BufferReader(self.read(PREDICTIONS)))
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the record of each epoch."""
-        return list(json.loads(self.read(HISTORY)))
+        """Return the record of each epoch, none where nothing was trained."""
+        return list(json.loads(self.read(HISTORY))) if HISTORY in self.files else []
 
 
 def write_artifact(store: Store, *, stage: Stage, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> Artifact:
@@ -102,7 +102,14 @@ def pack_table(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def stage_keys(plan: Plan, config: RunConfig, fingerprint: str) -> dict[str, str]:
+def stage_keys(
+    plan: Plan,
+    config: RunConfig,
+    fingerprint: str,
+    *,
+    initial_weights: Mapping[str, Sequence[str]],
+    use_gpu: bool,
+) -> dict[str, str]:
     """Return the address of each stage's artifact: a hash of everything its result depends on.
 
     Args:
@@ -110,6 +117,8 @@ def stage_keys(plan: Plan, config: RunConfig, fingerprint: str) -> dict[str, str
         config: sections that shape a result count, those that only say where and how to run do not. The number of
             workers counts, since it changes batch statistics and rounding.
         fingerprint: of the data set's content.
+        initial_weights: SHA-256 of the weight files that each training stage starts from, by stage name.
+        use_gpu: where it trains, which decides kernels and precision.
     """
     selection = config.data.model_dump(mode="json", exclude={"path"})
     shared = {
@@ -124,6 +133,7 @@ def stage_keys(plan: Plan, config: RunConfig, fingerprint: str) -> dict[str, str
         "train": config.train.model_dump(mode="json"),
         "workers": max(1, config.runtime.workers),
         "loader": config.runtime.loader,
+        "use_gpu": use_gpu,
     }
     keys: dict[str, str] = {}
     for stage in plan.stages:
@@ -133,6 +143,7 @@ def stage_keys(plan: Plan, config: RunConfig, fingerprint: str) -> dict[str, str
             "method": config.method.name,
             "kind": stage.kind,
             "settings": stage.settings,
+            "initial_weights": list(initial_weights.get(stage.name, ())),
             "needs": [keys[name] for name in stage.needs],
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -99,10 +99,11 @@ class Loop:
         """Log and check at every ``log_every``-th step, checkpoint when due."""
         step = self._state.progress.step
         looking = step % self._schedule.log_every == 0
-        if looking or self._world.device.type == "cpu":  # only on a GPU does looking cost anything
-            self._state.engine.guard.check()
+        with self._clock.phase("compute"):  # a GPU's queued work is waited for here
+            if looking or self._world.device.type == "cpu":  # only on a GPU does looking cost anything
+                self._state.engine.guard.check()
+            losses = {f"train_{name}": float(term) for name, term in terms.items()} if looking else {}
         if looking:
-            losses = {f"train_{name}": float(term) for name, term in terms.items()}
             self._reporter.progress({"kind": "step", **self._position(), **losses, **self._clock.summary()})
         if self._checkpoint_due(looking):
             self._report(self._position(), with_checkpoint=True)
@@ -110,7 +111,8 @@ class Loop:
     def _finish_epoch(self) -> None:
         """Validate, record, and decide whether the training ends."""
         state, progress, schedule = self._state, self._state.progress, self._schedule
-        state.engine.guard.check()
+        with self._clock.phase("compute"):
+            state.engine.guard.check()
         with self._clock.phase("validation"):
             measures = self._validate()
         per_epoch = self._loader.steps_per_epoch
@@ -153,10 +155,11 @@ class Loop:
             self._reporter.report(metrics, folder)
 
     def _restore(self) -> None:
-        skipped = restore(self._state, self._reporter)
-        if skipped is not None:
+        restored = restore(self._state, self._reporter)
+        if restored.found:
             progress, device = self._state.progress, self._world.device
             sums = progress.sums.items()
             self._sums = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in sums}
             self._saved_step = progress.step
-            self._reporter.progress({"kind": "restored", **self._position(), "skipped_checkpoints": skipped})
+        if restored.found or restored.damaged:
+            self._reporter.progress({"kind": "restored", **self._position(), "damaged": list(restored.damaged)})

@@ -4,7 +4,7 @@ Ray Train's counterpart lives in ``orchestration``.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,8 +25,11 @@ class Reporter(Protocol):
             checkpoint: folder written by rank 0, which may be moved away; none on other ranks or without one.
         """
 
-    def checkpoints(self) -> Iterator[Path]:
-        """Yield local folders of the reported checkpoints, newest first; a remote one is fetched when asked for."""
+    def checkpoints(self) -> Generator[Path]:
+        """Yield local folders of the reported checkpoints, newest first.
+
+        A remote one is fetched when asked for, and stays until the next is asked for or the generator is closed.
+        """
 
 
 class FolderReporter:
@@ -64,6 +67,6 @@ class FolderReporter:
         for old in list(self.checkpoints())[self._keep :]:
             shutil.rmtree(old)
 
-    def checkpoints(self) -> Iterator[Path]:
+    def checkpoints(self) -> Generator[Path]:
         """Yield the numbered folders, newest first."""
         yield from sorted(self._folder.glob("checkpoint_*"), reverse=True)

@@ -1,6 +1,8 @@
 """Resume from the newest checkpoint that can be trusted."""
 
 import logging
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 
 from retina_ray.errors import CheckpointError
@@ -10,28 +12,43 @@ from retina_ray.training.state import TrainState, load, verify
 logger = logging.getLogger(__name__)
 
 
-def restore(state: TrainState, reporter: Reporter) -> int | None:
+@dataclass(frozen=True)
+class Restored:
+    """What a training goes on from.
+
+    Attributes:
+        found: whether there was a checkpoint to load.
+        damaged: names of the newer ones that were passed over.
+    """
+
+    found: bool
+    damaged: tuple[str, ...]
+
+
+def restore(state: TrainState, reporter: Reporter) -> Restored:
     """Load the newest checkpoint that matches its manifest; rank 0 decides which, all ranks load it.
 
-    Returns:
-        How many newer, damaged checkpoints were passed over (each is named in the log), or None where there was none
-        to load; then the present weights count as the best so far.
+    Where there is none, the present weights count as the best so far. Damaged ones are named in the log too.
     """
     world = state.engine.world
-    position = world.broadcast(_newest_verified(reporter) if world.is_main else None)
-    if position is None:
+    choice: Restored = world.broadcast(_newest_verified(reporter) if world.is_main else None)
+    if not choice.found:
         state.keep_best()
-        return None
-    load(state, next(islice(reporter.checkpoints(), position, None)))
-    return int(position)
+        return choice
+    with closing(reporter.checkpoints()) as folders:
+        load(state, next(islice(folders, len(choice.damaged), None)))
+    return choice
 
 
-def _newest_verified(reporter: Reporter) -> int | None:
-    for position, folder in enumerate(reporter.checkpoints()):
-        try:
-            verify(folder)
-        except CheckpointError as error:
-            logger.warning("skipped: %s", error)
-            continue
-        return position
-    return None
+def _newest_verified(reporter: Reporter) -> Restored:
+    damaged: list[str] = []
+    with closing(reporter.checkpoints()) as folders:
+        for folder in folders:
+            try:
+                verify(folder)
+            except CheckpointError as error:
+                logger.warning("skipped: %s", error)
+                damaged.append(folder.name)
+                continue
+            return Restored(found=True, damaged=tuple(damaged))
+    return Restored(found=False, damaged=tuple(damaged))

@@ -89,6 +89,7 @@ class StageRun:
             self._config.data.path, cache_dir=Path(self._config.runtime.cache).expanduser()
         )
         self._selection = select_rows(self._config, self._dataset)
+        self._damaged: set[str] = set()
 
     def execute(self) -> None:
         """Run the stage; rank 0 writes its artifact."""
@@ -122,8 +123,8 @@ class StageRun:
         ).run()
         engine.network.load_state_dict(state.best_weights)
         predictions = self._predict(engine)
-        for loader in (training, validation):
-            loader.close()
+        self._close(training, validation)
+        damaged = self._all_damaged()
         if self._world.is_main:
             facts = {
                 "images": len(rows),
@@ -131,7 +132,7 @@ class StageRun:
                 "steps": state.progress.step,
                 "wall_s": time.perf_counter() - start,
                 "timing": clock.summary(),
-                "damaged": sorted({*training.damaged, *validation.damaged}),
+                "damaged": damaged,
                 "device": str(self._world.device),
                 "workers": self._world.size,
             }
@@ -152,7 +153,7 @@ class StageRun:
         for split in ("validation", "test"):
             loader = self._loader(selection.rows[split], training=False)
             rows, probabilities = run_over(loader, partial(_probabilities, engine), world=self._world)
-            loader.close()
+            self._close(loader)
             tables += [
                 make_table(
                     values,
@@ -186,10 +187,16 @@ class StageRun:
                 if len(rows):
                     loader = self._loader(rows, training=False)
                     rows, values = run_over(loader, partial(self._logits, network), world=self._world)
-                    loader.close()
+                    self._close(loader)
                     logits[task][rows] = values[task]
+        damaged = self._all_damaged()
         if self._world.is_main:
-            facts = {"images": images, "wall_s": time.perf_counter() - start, "workers": self._world.size}
+            facts = {
+                "images": images,
+                "wall_s": time.perf_counter() - start,
+                "damaged": damaged,
+                "workers": self._world.size,
+            }
             self._write(facts, {LOGITS: pack_arrays(logits)})
 
     def _logits(self, network: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -228,6 +235,15 @@ class StageRun:
             num_threads=self._job.threads,
             shuffle=training,
         )
+
+    def _close(self, *loaders: Loader) -> None:
+        for loader in loaders:
+            self._damaged.update(str(name) for name in loader.damaged)
+            loader.close()
+
+    def _all_damaged(self) -> list[str]:
+        """Return the images that no rank could read, which took no part."""
+        return sorted(set().union(*self._world.gather(self._damaged)))
 
     def _write(self, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         write_artifact(Store(self._job.output), stage=self._job.stage, facts=facts, files=files)

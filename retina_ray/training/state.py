@@ -6,7 +6,6 @@ nothing is read before its hash is checked. Random state is not saved: order, au
 the seed and the step.
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from retina_ray.data.manifest import sha256_of
 from retina_ray.errors import CheckpointError
 from retina_ray.training.engine import Engine
 
@@ -107,9 +107,3 @@ def load(state: TrainState, folder: Path) -> None:
     engine.optimizer.load_state_dict(saved)
     state.best_weights = load_file(folder / "best.safetensors")
     state.progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -36,10 +36,6 @@ class World:
             dist.all_reduce(values, op=dist.ReduceOp.SUM)
         return values
 
-    def decide(self, value: bool) -> bool:
-        """Return rank 0's value on every rank."""
-        return bool(self.broadcast(value))
-
     def broadcast(self, value: Any) -> Any:
         """Return rank 0's picklable value on every rank."""
         if self.size == 1:

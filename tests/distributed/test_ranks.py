@@ -93,7 +93,6 @@ def test_a_pass_is_the_same_on_any_number_of_ranks(
 def talk(world: World) -> dict[str, Any]:
     return {
         "sum": float(world.sum_(torch.tensor(world.rank + 1.0))),
-        "decide": [world.decide(world.rank == 0), world.decide(world.rank != 0)],
         "broadcast": world.broadcast({"rank": world.rank}),
         "gather": list(world.gather([world.rank] * world.rank)),
         "is_main": world.is_main,
@@ -103,7 +102,7 @@ def talk(world: World) -> dict[str, Any]:
 def test_what_ranks_tell_each_other(ranks: Ranks) -> None:
     answers = unpack(ranks.run(3, talk))
     assert [answer.pop("is_main") for answer in answers] == [True, False, False]
-    shared = {"sum": 6.0, "decide": [True, False], "broadcast": {"rank": 0}, "gather": [[], [1], [2, 2]]}
+    shared = {"sum": 6.0, "broadcast": {"rank": 0}, "gather": [[], [1], [2, 2]]}
     assert answers == [shared] * 3
 
 

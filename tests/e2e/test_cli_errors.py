@@ -7,6 +7,8 @@ import pytest
 
 from retina_ray.cli.main import run
 
+COLUMNS = ["--columns", "image=photo,dr=grade"]
+
 WRONG = [
     (["recipes", "show", "sal"], ["sal", "did you mean sall"]),
     (["train", "--data", "nowhere", "--set", "optim.lrr=1"], ["optim.lrr", "optim.lr"]),
@@ -20,7 +22,24 @@ WRONG = [
     (["data", "ingest", "labels.csv", "out", "--columns", "image=image,dr=grade"], ["labels.csv"]),
     (["data", "ingest", "labels.csv", "out", "--columns", "image"], ["image", "ours=theirs"]),
     (["data", "ingest", "labels.csv", "out", "--columns", "image=i,dr=g", "--split", "1,2"], ["1,2", "0.5,0.25,0.25"]),
+    (["data", "ingest", "table.csv", "out", "--columns", "image=photo,DR=grade"], ["DR", "lower-case"]),
+    (["data", "ingest", "table.csv", "out", "--columns", "image=photo,dr=grade", "--task", "dr"], ["--task", "dr"]),
+    (["data", "ingest", "table.csv", "out", *COLUMNS, "--split", "nan,nan,nan"], ["nan,nan,nan", "0.5,0.25,0.25"]),
+    (["data", "ingest", "table.csv", "out", *COLUMNS, "--split", "0.5,nan,0.5"], ["0.5,nan,0.5", "0.5,0.25,0.25"]),
+    (["data", "ingest", "table.csv", "out", *COLUMNS, "--split", "inf,1,1"], ["inf,1,1", "0.5,0.25,0.25"]),
+    (["data", "ingest", "table.csv", "out", *COLUMNS, "--seed", "-1"], ["--seed", "0"]),
+    (["data", "ingest", "table.csv", "table.csv", *COLUMNS], ["table.csv", "name a folder"]),
+    (["data", "ingest", "table.csv", "table.csv/a/b", *COLUMNS], ["table.csv/a/b", "may write"]),
+    (["data", "ingest", "photos", "out", "--adapter", "folder", *COLUMNS], ["image=photo,dr=grade", "--columns"]),
+    (["data", "ingest", "photos", "out", "--adapter", "folder", "--task", "DR"], ["DR", "lower-case"]),
     (["data", "inspect", "nowhere"], ["nowhere"]),
+    (["data", "inspect", "table.csv/nowhere"], ["table.csv/nowhere"]),
+    (["data", "synth", "table.csv"], ["table.csv", "name a folder"]),
+    (["data", "synth", "table.csv/a/b"], ["table.csv/a/b", "may write"]),
+    (["data", "synth", "mine"], ["mine", "shards/thesis.docx"]),
+    (["data", "synth", "out", "--seed", "-1"], ["--seed", "0"]),
+    (["data", "synth", "out", "--seed", str(2**64)], ["--seed", str(2**63 - 1)]),
+    (["data", "synth", "out", "--images-per-task", str(10**12)], ["--images-per-task", "1000000"]),
     (["data", "synth", "out", "--tasks", "dr,flu"], ["flu"]),
     (["report", "nowhere"], ["nowhere", "retina-ray train"]),
     (["evaluate", "nowhere"], ["nowhere"]),
@@ -39,6 +58,10 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("photos/1/eye.jpg", "mine/shards/thesis.docx"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).touch()
+    Path("table.csv").write_text("photo,grade\nphotos/1/eye.jpg,1\n", encoding="utf-8")
     code = run(arguments)
     errors = capsys.readouterr().err.strip()
     assert code == 2, errors

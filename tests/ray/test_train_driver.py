@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 
 from retina_ray.config import RunConfig
-from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError, DataError, NonFiniteLossError, ResourceError
-from retina_ray.orchestration.stages import collect_garbage
 from retina_ray.orchestration.train_driver import RunResult, train_driver
 from tests.helpers import descendants, tiny_config, write_dataset
 
@@ -202,23 +200,3 @@ def test_a_worker_that_is_killed_is_survived_bit_for_bit(ray_cluster: None, data
     assert restored["step"] >= 1
     for file in ("weights.safetensors", "predictions.parquet", "history.json"):
         assert result.artifacts["student-dr"].read(file) == whole.artifacts["student-dr"].read(file)
-
-
-def test_checkpoints_that_no_snapshot_names_are_collected(tmp_path: Path) -> None:
-    for name in ("checkpoint_1", "checkpoint_2", "checkpoint_3"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "MANIFEST.json").write_text("{}")
-    (tmp_path / "artifact.json").write_text("{}")
-    snapshot = {"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_2"}]}
-    (tmp_path / "checkpoint_manager_snapshot.json").write_text(json.dumps(snapshot))
-    assert sorted(collect_garbage(Store(str(tmp_path)))) == ["checkpoint_1", "checkpoint_3"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "artifact.json",
-        "checkpoint_2",
-        "checkpoint_manager_snapshot.json",
-    ]
-
-
-def test_checkpoints_that_were_stranded_before_the_first_snapshot_are_collected(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint_1").mkdir()
-    assert collect_garbage(Store(str(tmp_path))) == ["checkpoint_1"]

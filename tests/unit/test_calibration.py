@@ -111,3 +111,15 @@ def test_set_is_never_empty() -> None:
     sets = prediction_set(np.array([[0.4, 0.35, 0.25], [0.98, 0.01, 0.01]]), 0.05)
     assert sets.tolist() == [[True, False, False], [True, False, False]]
     assert prediction_set(np.array([[0.4, 0.6, 0.0]]), 1.0).all()
+
+
+def test_records_of_reliability_have_no_values_for_an_empty_bin() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
+    records = reliability_bins(probabilities, np.array([0, 1, 1]), 4).as_records()
+    empty = {"count": 0, "confidence": None, "accuracy": None}
+    assert records == [
+        empty,
+        empty,
+        {"count": 1, "confidence": pytest.approx(0.6), "accuracy": 1.0},
+        {"count": 2, "confidence": pytest.approx(0.9), "accuracy": 0.5},
+    ]

@@ -1,11 +1,10 @@
 """Grad-CAM against maps worked out by hand and by plain autograd, and what it must leave untouched."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from retina_ray.explain.gradcam import TaskLogits, grad_cam, overlay
+from retina_ray.explain.gradcam import TaskLogits, grad_cam
 from retina_ray.models.backbones import build_backbone, cam_layer
 from retina_ray.models.sall import MultiTaskGrader
 
@@ -112,19 +111,3 @@ def test_a_plain_callable_is_explained_too() -> None:
     network, images = Brightness(), torch.rand(1, 3, 4, 4)
     heat = grad_cam(lambda x: network(x)[:, :1], network.grey, images, torch.tensor([0]))
     assert heat.tolist() == grad_cam(network, network.grey, images, torch.tensor([0])).tolist()
-
-
-def test_overlay_keeps_cold_pixels_and_reddens_hot_ones() -> None:
-    image = np.full((2, 3, 3), 100, dtype=np.uint8)
-    heat = np.zeros((2, 3), dtype=np.float32)
-    heat[1, 2] = 1.0
-    painted = overlay(image, heat)
-    assert painted.dtype == np.uint8
-    assert painted.shape == image.shape
-    cold = heat == 0
-    assert (painted[cold] == 100).all()
-    red, green, blue = (int(value) for value in painted[1, 2])
-    assert red > 100 > green
-    assert green > 30
-    assert blue < 60
-    assert (image == 100).all()

@@ -12,7 +12,7 @@ from retina_ray.data.fundus import PREPROCESSING_VERSION, prepare_bytes
 from retina_ray.data.ingest import QUARANTINE, IngestSummary, convert, ingest
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.sources.base import SourceRow, tasks_of
-from retina_ray.data.sources.csv_table import CsvTable, read_csv
+from retina_ray.data.sources.csv_table import read_csv
 from retina_ray.data.sources.folder import read_folder
 from retina_ray.data.splits import leaks
 from retina_ray.errors import ConfigError, DataError
@@ -210,7 +210,7 @@ def test_an_earlier_result_is_replaced_only_when_told_to(tmp_path):
     assert len(ShardedDataset.open(str(out))) == 4
 
 
-@pytest.mark.parametrize("foreign", ["thesis.docx", "shards/notes.txt"])
+@pytest.mark.parametrize("foreign", ["thesis.docx", "shards/notes.txt", "shards/eyes.arrow", "shards/.mine.tmp"])
 def test_other_files_are_never_deleted(tmp_path, foreign):
     out = tmp_path / "out"
     rows = sample(tmp_path / "in", 4)
@@ -255,7 +255,7 @@ def test_csv_rows(tmp_path):
         "photos/eye_02.jpg,,1,,,\n",
     )
     columns = {**COLUMNS, "amd": "amd", "group": "patient", "split": "part", "laterality": "eye"}
-    first, second, third = CsvTable(path, columns).rows()
+    first, second, third = read_csv(path, columns=columns)
     assert first == SourceRow(
         image=tmp_path / "photos/eye_00.jpg",
         image_id="photos/eye_00.jpg",
@@ -312,12 +312,34 @@ def test_csv_that_cannot_be_read(tmp_path):
         read_csv(tmp_path / "binary.csv", columns=COLUMNS)
 
 
+def test_tasks_keep_the_order_of_the_columns_whichever_is_graded_first(tmp_path):
+    path = table(tmp_path, "file,dr,amd,hr\nphotos/eye_00.jpg,,1,\nphotos/eye_01.jpg,2,,\n")
+    rows = read_csv(path, columns={"image": "file", "dr": "dr", "amd": "amd", "hr": "hr"})
+    assert [(task.name, task.num_grades) for task in tasks_of(rows)] == [("dr", 5), ("amd", 4), ("hr", 2)]
+
+
 def test_tasks_need_a_grade_and_a_plain_name(tmp_path):
     row = sample(tmp_path, 1)[0]
     with pytest.raises(DataError, match="no image has a grade"):
         tasks_of([SourceRow(row.image, "a", "a", "s", {"dr": None})])
     with pytest.raises(DataError, match="no name for a task: DR grade"):
         tasks_of([SourceRow(row.image, "a", "a", "s", {"DR grade": 1})])
+
+
+def test_every_idrid_photograph_arrives_with_its_grades(tmp_path, shared_dir):
+    path = shared_dir / "data/idrid/labels.csv"
+    rows = read_csv(path, columns={"image": "image", "dr": "dr_grade", "dme": "dme_grade"})
+    summary = made(rows, tmp_path / "out")
+    assert (summary.rows_in, summary.rows_out, summary.quarantined) == (215, 215, 0)
+    dataset = ShardedDataset.open(str(tmp_path / "out"))
+    assert [(task.name, task.num_grades) for task in dataset.tasks] == [("dr", 5), ("dme", 3)]
+    with path.open(newline="") as file:
+        listed = {line["image"]: (int(line["dr_grade"]), int(line["dme_grade"])) for line in csv.DictReader(file)}
+    pairs = zip(dataset.grades["dr"].tolist(), dataset.grades["dme"].tolist(), strict=True)
+    assert dict(zip(dataset.image_ids.tolist(), pairs, strict=True)) == listed
+    assert all(dataset.check(index) for index in range(215))
+    brightness = [np.frombuffer(dataset.image(index), np.uint8).mean() for index in range(215)]
+    assert min(brightness) > 20  # a disc, not a corner of the background
 
 
 # Folders

@@ -10,6 +10,7 @@ from PIL import Image
 from retina_ray.data.inspect import contact_sheet, inspect_dataset
 from retina_ray.data.schema import KNOWN_TASKS
 from retina_ray.data.shards import Row, ShardedDataset, ShardWriter
+from retina_ray.errors import DataError
 
 SIZE = 64
 TASKS = (KNOWN_TASKS["dr"], KNOWN_TASKS["amd"])
@@ -106,3 +107,9 @@ def test_contact_sheet_marks_a_damaged_image(tmp_path):
     first = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)[:80, -84:]
     assert (first == 255).all(axis=2).mean() > 0.8
     assert ((first[..., 0] > 200) & (first[..., 1] < 100)).sum() > 20
+
+
+def test_a_sheet_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot be written to: .*sheet\.png"):
+        contact_sheet(dataset(tmp_path), tmp_path / "file" / "sheet.png")

@@ -20,6 +20,7 @@ RANKS = {
     "retina_ray": 0,
     "retina_ray.errors": 0,
     "retina_ray.provenance": 0,
+    "retina_ray.yaml_dialect": 0,
     "retina_ray.config": 1,
     "retina_ray.config_reference": 1,
     "retina_ray.recipes": 1,

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from retina_ray.errors import DataError
 from retina_ray.metrics.comparison import paired_differences
-from retina_ray.metrics.grading import METRICS, grading_metrics
-from retina_ray.metrics.summary import summarise
-from retina_ray.metrics.table import PREDICTION_SCHEMA, make_table, merge_shards, select, validate
+from retina_ray.metrics.grading import METRICS, confusion_matrix, grading_metrics
+from retina_ray.metrics.summary import as_record, summarise
+from retina_ray.metrics.table import PREDICTION_SCHEMA, make_table, merge_shards, pool_runs, select, validate
 
 
 def predictions(
@@ -102,6 +103,32 @@ def test_summary_is_the_metrics_of_the_selected_rows() -> None:
     assert tuple(summaries[1].intervals) == METRICS
 
 
+def test_summary_counts_confusions_and_reliability() -> None:
+    summary = summarise(both_tasks(), split="test", resamples=0, bins=4, seed=0)[1]
+    rows = select(both_tasks(), model="sall", task="dr", split="test")
+    assert summary.confusion == confusion_matrix(rows.probabilities, rows.truth).tolist()
+    assert [sum(row) for row in summary.confusion] == np.bincount(rows.truth).tolist()
+    counts = [each["count"] for each in summary.reliability]
+    assert len(counts) == 4
+    assert sum(counts) == summary.n
+    filled = [each for each in summary.reliability if each["count"]]
+    gap = sum(each["count"] * abs(each["confidence"] - each["accuracy"]) for each in filled)
+    assert gap / summary.n == pytest.approx(summary.metrics["ece"])
+
+
+def test_record_of_a_summary_is_flat_and_whole() -> None:
+    summary = summarise(both_tasks(), split="test", resamples=5, seed=0)[0]
+    assert as_record(summary) == {
+        "model": "sall",
+        "task": "amd",
+        "n": summary.n,
+        **summary.metrics,
+        "intervals": summary.intervals,
+        "confusion": summary.confusion,
+        "reliability": summary.reliability,
+    }
+
+
 def test_split_without_grades_has_no_summary() -> None:
     assert summarise(both_tasks(), split="train", resamples=5, seed=0) == []
 
@@ -130,6 +157,32 @@ def test_equal_models_differ_by_exactly_nothing() -> None:
     (difference,) = paired_differences(table, baseline="single", split="test", resamples=50, seed=0)
     assert difference.metrics["kappa"] == 0.0
     assert difference.intervals["kappa"] == (0.0, 0.0)
+
+
+def test_difference_without_resamples_has_no_interval() -> None:
+    table = pa.concat_tables([predictions(model="single", skill=0.5), predictions(model="sall")])
+    (bare,) = paired_differences(table, baseline="single", split="test", resamples=0, seed=0)
+    (full,) = paired_differences(table, baseline="single", split="test", resamples=5, seed=0)
+    assert bare.intervals == {}
+    assert bare.metrics == full.metrics
+
+
+def test_disjoint_runs_are_pooled_and_their_repeated_rows_counted_once() -> None:
+    whole = merge_shards([predictions()])
+    first, second = whole.slice(0, 20), whole.slice(20)
+    padded = pa.concat_tables([second, second.slice(0, 3)])
+    assert pool_runs([("a", first), ("b", padded)]).equals(whole)
+
+
+@pytest.mark.parametrize("truth_differs", [False, True])
+def test_runs_that_predict_the_same_image_are_refused(truth_differs: bool) -> None:
+    seeds = [predictions(seed=seed) for seed in (0, 1)]
+    shared = seeds[1].filter(pc.field("image_id") == "dr-007")
+    if truth_differs:
+        shared = validate(shared.set_column(6, "truth", pa.array([0], pa.int8())))
+    other = predictions(30, task="amd", num_grades=4)
+    with pytest.raises(DataError, match=r"runs s0 and s1 both hold .* sall for dr on image: dr-007; .* by itself"):
+        pool_runs([("s0", seeds[0]), ("s1", pa.concat_tables([other, shared]))])
 
 
 def test_missing_columns_are_named() -> None:

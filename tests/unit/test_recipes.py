@@ -44,6 +44,13 @@ def test_sall_has_the_numbers_of_the_paper() -> None:
     assert (config.method.dropout, config.train.patience) == (0.5, 10)
 
 
+def test_every_recipe_from_scratch_states_its_own_rate() -> None:
+    paper = load_recipe("sall").optim.lr
+    scratch = [config for name in RECIPES if (config := load_recipe(name)).method.weights == "none"]
+    assert scratch
+    assert all(config.optim.lr > paper for config in scratch)
+
+
 def test_the_debug_run_differs_in_values_only() -> None:
     real, debug = flat(load_recipe("sall")), flat(load_recipe("sall_debug"))
     assert real.keys() == debug.keys()

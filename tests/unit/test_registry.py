@@ -13,7 +13,7 @@ from retina_ray.config import RunConfig, override
 from retina_ray.errors import BundleError, ResourceError
 from retina_ray.metrics.summary import TaskSummary
 from retina_ray.mlflow_access import connect, in_one_line
-from retina_ray.registry import Tracker, list_models, resolve_model, show_model, tracking_uri
+from retina_ray.registry import RegisteredModel, Tracker, list_models, resolve_model, show_model, tracking_uri
 from tests.bundles import Made, make_config, make_everything
 
 pytestmark = pytest.mark.timeout(300)  # MLflow's import and first migration, on a busy machine
@@ -64,14 +64,17 @@ def history(config: RunConfig, key: str) -> list[tuple[int, float]]:
     return [(metric.step, metric.value) for metric in client.get_metric_history(only_run(config).info.run_id, key)]
 
 
+def versions_of(config: RunConfig) -> list[RegisteredModel]:
+    """Those of this test alone, though all tests share the registry."""
+    return [model for model in list_models(config) if model.name == config.tracking.model_name]
+
+
 def test_a_run_is_recorded(config: RunConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "report.html").write_text("<p>")
     summary = TaskSummary("sall", "dr", 9, {"accuracy": 0.7, "auroc": float("nan")}, {"accuracy": (0.6, 0.8)})
-    with Tracker(config, run_name="run") as tracker:
+    with Tracker(config, run_name="run", resume=False) as tracker:
         tracker.log_params(config)
         tracker.log_record({"kind": "step", "step": 3, "train_dr": 1.5, "ok": True, "names": ["a"]}, "student-dr-amd")
         tracker.log_summary([summary])
-        tracker.log_artifact(tmp_path / "report.html")
         assert only_run(config).info.status == "RUNNING"
     run = only_run(config)
     assert run.info.status == "FINISHED"
@@ -84,31 +87,42 @@ def test_a_run_is_recorded(config: RunConfig, tmp_path: Path, capfd: pytest.Capt
         "test/sall/dr/accuracy_high": 0.8,
     }
     assert history(config, "student-dr-amd/train_dr") == [(3, 1.5)]
-    assert [file.path for file in connect(config).list_artifacts(run.info.run_id)] == ["report.html"]
     assert run.info.artifact_uri.startswith(f"{config.runtime.storage}/.mlflow/artifacts/")
     assert capfd.readouterr().err == ""
 
 
 def test_a_resumed_run_continues_its_record(config: RunConfig) -> None:
-    def train(resolved: RunConfig, losses: dict[int, float]) -> None:
-        with Tracker(config, run_name="run") as tracker:
+    def train(resolved: RunConfig, losses: dict[int, float], *, resume: bool) -> None:
+        with Tracker(config, run_name="run", resume=resume) as tracker:
             tracker.log_params(resolved)
             for step, loss in losses.items():
                 tracker.log_record({"step": step, "loss": loss, "inverse": 1 / loss}, "teacher-dr")
 
     with pytest.raises(ZeroDivisionError):
-        train(config, {0: 5.0, 1: 4.0, 2: 3.0, 3: 0.0})
+        train(config, {0: 5.0, 1: 4.0, 2: 3.0, 3: 0.0}, resume=False)
     assert only_run(config).info.status == "FAILED"
-    train(override(config, ["runtime.max_failures=9"]), {1: 4.0, 2: 3.0, 3: 2.0, 4: 1.0})  # from the checkpoint on
+    # from the checkpoint on
+    train(override(config, ["runtime.max_failures=9"]), {1: 4.0, 2: 3.0, 3: 2.0, 4: 1.0}, resume=True)
     assert only_run(config).info.status == "FINISHED"
     assert history(config, "teacher-dr/loss") == [(0, 5.0), (1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
     assert only_run(config).data.params["runtime.max_failures"] == "3"
 
 
+def test_a_run_that_begins_anew_leaves_the_old_record_alone(config: RunConfig) -> None:
+    for loss in (5.0, 6.0):
+        with Tracker(config, run_name="run", resume=False) as tracker:
+            tracker.log_record({"step": 0, "loss": loss}, "teacher-dr")
+    client = connect(config)
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.data.metrics["teacher-dr/loss"] for run in runs} == {5.0, 6.0}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
 def test_runs_of_one_name_in_two_places_are_two(config: RunConfig) -> None:
     for place in ("a", "b"):
         elsewhere = override(config, {"runtime.storage": f"{config.runtime.storage}/{place}"})
-        with Tracker(elsewhere, run_name="run"):
+        with Tracker(elsewhere, run_name="run", resume=False):
             pass
     client = connect(config)
     experiment = client.get_experiment_by_name(config.tracking.experiment)
@@ -117,11 +131,11 @@ def test_runs_of_one_name_in_two_places_are_two(config: RunConfig) -> None:
 
 def test_a_bundle_is_registered_once(config: RunConfig, bundles: list[Bundle]) -> None:
     first, second = bundles
-    with Tracker(config, run_name="run") as tracker:
+    with Tracker(config, run_name="run", resume=False) as tracker:
         assert tracker.register(first, folder_of(first)) == 1
         assert tracker.register(second, folder_of(second)) == 2
         assert tracker.register(first, folder_of(first)) == 1
-    newest, oldest = list_models(config)
+    newest, oldest = versions_of(config)
     assert (newest.version, newest.aliases) == (2, ("candidate",))
     assert (oldest.version, oldest.aliases) == (1, ("champion",))
     assert newest.tags["retina_ray.hash"] == second.hash
@@ -134,7 +148,7 @@ def test_a_bundle_is_registered_once(config: RunConfig, bundles: list[Bundle]) -
 
 def test_a_model_is_found_by_number_alias_and_path(config: RunConfig, bundles: list[Bundle]) -> None:
     name = config.tracking.model_name
-    with Tracker(config, run_name="run") as tracker:
+    with Tracker(config, run_name="run", resume=False) as tracker:
         for bundle in bundles:
             tracker.register(bundle, folder_of(bundle))
     assert show_model(config, name, "1").version == show_model(config, name, "champion").version == 1
@@ -145,10 +159,10 @@ def test_a_model_is_found_by_number_alias_and_path(config: RunConfig, bundles: l
 
 def test_what_is_not_there_is_named(config: RunConfig, bundles: list[Bundle]) -> None:
     name = config.tracking.model_name
-    assert list_models(config) == []
+    assert versions_of(config) == []
     with pytest.raises(BundleError, match="registered under this name: nothing"):
         show_model(config, name, "champion")
-    with Tracker(config, run_name="run") as tracker:
+    with Tracker(config, run_name="run", resume=False) as tracker:
         tracker.register(bundles[0], folder_of(bundles[0]))
     with pytest.raises(BundleError, match="registered under this name: 1, candidate, champion"):
         resolve_model(f"models:/{name}/7", config=config)
@@ -157,11 +171,10 @@ def test_what_is_not_there_is_named(config: RunConfig, bundles: list[Bundle]) ->
 
 
 def test_disabled_tracking_does_nothing(config: RunConfig, bundles: list[Bundle]) -> None:
-    with Tracker(override(config, ["tracking.enabled=false"]), run_name="run") as tracker:
+    with Tracker(override(config, ["tracking.enabled=false"]), run_name="run", resume=False) as tracker:
         tracker.log_params(config)
         tracker.log_record({"step": 0, "loss": 1.0}, "teacher-dr")
         tracker.log_summary([])
-        tracker.log_artifact("nowhere")
         assert tracker.register(bundles[0], folder_of(bundles[0])) is None
     assert connect(config).get_experiment_by_name(config.tracking.experiment) is None
 
@@ -169,12 +182,13 @@ def test_disabled_tracking_does_nothing(config: RunConfig, bundles: list[Bundle]
 def test_a_record_that_fails_costs_a_warning_and_not_the_run(
     config: RunConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Tracker(config, run_name="run") as tracker, caplog.at_level(logging.WARNING):
+    bad = {"step": 0, "loss": 1.0}
+    with Tracker(config, run_name="run", resume=False) as tracker, caplog.at_level(logging.WARNING):
         for _ in range(2):
-            tracker.log_artifact("nowhere")
+            tracker.log_record(bad, "a name?")  # MLflow takes no question marks
         tracker.log_record({"step": 0, "loss": 1.0}, "a")
         for _ in range(4):
-            tracker.log_artifact("nowhere")
+            tracker.log_record(bad, "a name?")
     assert len(caplog.messages) == 5
     assert caplog.messages[-1].endswith("no more is recorded")
     assert history(config, "a/loss") == [(0, 1.0)]
@@ -183,7 +197,8 @@ def test_a_record_that_fails_costs_a_warning_and_not_the_run(
 def test_an_mlflow_that_cannot_be_reached_stops_the_run_at_once(config: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     unreachable = override(config, {"tracking.uri": f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}"})
-    with pytest.raises(ResourceError, match=r"tracking\.enabled=false"), Tracker(unreachable, run_name="run"):
+    tracker = Tracker(unreachable, run_name="run", resume=False)
+    with pytest.raises(ResourceError, match=r"tracking\.enabled=false"), tracker:
         pass
 
 
@@ -205,7 +220,7 @@ def test_where_the_records_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_bundle_lies_where_it_was_resolved(config: RunConfig, bundles: list[Bundle]) -> None:
-    with Tracker(config, run_name="run") as tracker:
+    with Tracker(config, run_name="run", resume=False) as tracker:
         tracker.register(bundles[0], folder_of(bundles[0]))
     found = resolve_model(f"models:/{config.tracking.model_name}@candidate", config=config)
     assert (found / MANIFEST).exists()

@@ -164,6 +164,42 @@ def test_best_task_order_is_that_of_the_data(page: str) -> None:
     ]
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare tests of the page's words the seconds that its figures take."""
+    monkeypatch.setattr("retina_ray.report.build.figure_uri", lambda figure: "data:,")
+
+
+def text_of(data: ReportData, folder: Path) -> str:
+    return " ".join(" ".join(Tags(write_report(data, folder / "report.html").read_text("utf-8")).words).split())
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_report_without_resamples_claims_nothing_about_chance(tmp_path: Path) -> None:
+    table = report_data().predictions
+    bare = summarise(table, split="test", resamples=0, seed=0)
+    text = text_of(report_data(summaries=bare, resamples=0, histories={}, timings={}), tmp_path)
+    assert "points of accuracy From" in text
+    assert "SALL minus single task" in text
+    for claim in ("interval", "95%", "clear", " to +"):
+        assert claim not in text, claim
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_one_patient_allows_no_verdict(tmp_path: Path) -> None:
+    table = report_data().predictions
+    table = table.set_column(table.column_names.index("group_id"), "group_id", pa.array(["one"] * len(table)))
+    single = summarise(table, split="test", resamples=5, seed=0)
+    text = text_of(report_data(predictions=table, summaries=single), tmp_path)
+    assert "points of accuracy From" in text
+    assert "clear" not in text
+
+
+def test_page_says_that_times_begin_at_the_last_start(page: str) -> None:
+    assert "since the start or the resume that finished it: what ran before is not counted" in page
+    assert "Time by stage, since its last start or resume" in page
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     table = predictions("dr", 5, model=HOSTILE, skill=1.0, seed=0)
     data = report_data(
@@ -293,19 +329,17 @@ def summary(model: str, accuracy: float) -> TaskSummary:
     return TaskSummary(model, "dr", 1234, metrics, intervals)
 
 
-def test_markdown_table() -> None:
+def test_rows_begin_with_the_baseline() -> None:
     rows = tables.comparison_rows(
-        [summary("a|b", 0.8), summary("single_task", 0.75)],
+        [summary("another", 0.8), summary("single_task", 0.75)],
         baseline="single_task",
         metrics=["accuracy", "error", "kappa_quadratic"],
     )
-    assert tables.to_markdown(rows) == (
-        "| Task | Model | Images | Accuracy (%) | Err (%) | Kappa, quadratic |\n"
-        "| --- | --- | --- | --- | --- | --- |\n"
-        "| DR | Single task | 1,234 | 75.0 (65.0 to 85.0) | n/a | 0.000 |\n"
-        "| DR | a\\|b | 1,234 | 80.0 (70.0 to 90.0) | n/a | 0.000 |\n"
-    )
-    assert tables.to_markdown([]) == ""
+    assert [[(cell.text, cell.interval) for cell in row.values()] for row in rows] == [
+        [("DR", ""), (model, ""), ("1,234", ""), (value, interval), ("n/a", ""), ("0.000", "")]
+        for model, value, interval in (("Single task", "75.0", "65.0 to 85.0"), ("another", "80.0", "70.0 to 90.0"))
+    ]
+    assert list(rows[0]) == ["Task", "Model", "Images", "Accuracy (%)", "Err (%)", "Kappa, quadratic"]
 
 
 def test_html_table_escapes_and_separates_the_interval() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from retina_ray.training.reporter import FolderReporter
-from retina_ray.training.restore import restore
+from retina_ray.training.restore import Restored, restore
 from retina_ray.training.state import MANIFEST, TrainState, save
 from retina_ray.training.step import train_step
 from tests.helpers import batch_of, same_state, tiny_config, tiny_engine, tiny_grader
@@ -52,7 +52,9 @@ def test_the_newest_verified_checkpoint_wins_and_the_skipped_are_named(
         damage(folder)
     state = fresh()
     with caplog.at_level(logging.WARNING):
-        assert restore(state, reporter) == damaged
+        assert restore(state, reporter) == Restored(
+            found=True, damaged=tuple(folder.name for folder in folders[:damaged])
+        )
     assert state.progress.step == 3 - damaged
     assert same_state(state.engine.network.state_dict(), states[2 - damaged])
     for place, folder in enumerate(folders):
@@ -72,7 +74,7 @@ def test_what_a_kill_leaves_behind_is_passed_over(
     if harm == "unfinished":
         (younger / "model.safetensors").write_bytes((newest / "model.safetensors").read_bytes())
     state = fresh()
-    assert restore(state, reporter) == 1
+    assert len(restore(state, reporter).damaged) == 1
     assert state.progress.step == 3
 
 
@@ -83,7 +85,8 @@ def test_without_any_sound_checkpoint_training_starts_anew(
         (folder / MANIFEST).unlink()
     state = fresh()
     before = {name: value.clone() for name, value in state.engine.network.state_dict().items()}
-    assert restore(state, reporter) is None
+    names = tuple(folder.name for folder in reporter.checkpoints())
+    assert restore(state, reporter) == Restored(found=False, damaged=names)
     assert state.progress.step == 0
     assert same_state(before, state.engine.network.state_dict())
     assert same_state(before, state.best_weights)
@@ -92,7 +95,7 @@ def test_without_any_sound_checkpoint_training_starts_anew(
 
 def test_nothing_there_is_a_fresh_start(tmp_path: Path) -> None:
     state = fresh()
-    assert restore(state, FolderReporter(tmp_path / "none")) is None
+    assert restore(state, FolderReporter(tmp_path / "none")) == Restored(found=False, damaged=())
     assert state.progress.step == 0
 
 

@@ -34,7 +34,7 @@ def plan_of(config: RunConfig) -> Plan:
 
 def keys_of(*assignments: str, fingerprint: str = "print") -> dict[str, str]:
     config = a_config(*assignments)
-    return stage_keys(plan_of(config), config, fingerprint)
+    return stage_keys(plan_of(config), config, fingerprint, initial_weights={}, use_gpu=False)
 
 
 @pytest.mark.parametrize(
@@ -197,11 +197,20 @@ def test_where_and_how_a_run_executes_changes_no_key() -> None:
     }
     assert neutral - {"runtime.workers", "runtime.loader"} == OTHER_VALUES.keys() - {"name"}
     config = a_config()
-    keys = stage_keys(plan_of(config), config, "print")
+    keys = keys_of()
     for path, value in OTHER_VALUES.items():
         other = override(config, {path: value})
         assert other != config
-        assert stage_keys(plan_of(other), other, "print") == keys, path
+        assert stage_keys(plan_of(other), other, "print", initial_weights={}, use_gpu=False) == keys, path
+
+
+def test_what_a_stage_starts_from_and_runs_on_changes_its_key() -> None:
+    config = a_config()
+    started = stage_keys(plan_of(config), config, "print", initial_weights={"teacher-dr": ["cafe"]}, use_gpu=False)
+    changed = {name for name, key in keys_of().items() if started[name] != key}
+    assert changed == {"teacher-dr", "cross-labels", "student-dr-amd"}
+    on_gpu = stage_keys(plan_of(config), config, "print", initial_weights={}, use_gpu=True)
+    assert {on_gpu[name] == key for name, key in keys_of().items()} == {False}
 
 
 def test_training_in_process_is_training_with_one_worker() -> None:

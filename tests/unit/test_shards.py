@@ -17,6 +17,7 @@ import pytest
 import simplejpeg
 from moto.server import ThreadedMotoServer
 
+from retina_ray.config import RuntimeConfig
 from retina_ray.data.masks import decode_mask, encode_mask
 from retina_ray.data.schema import task_of
 from retina_ray.data.shards import Row, ShardedDataset, ShardWriter
@@ -152,6 +153,35 @@ def test_an_exception_leaves_no_data_set_and_the_next_writer_starts_clean(tmp_pa
     write(str(tmp_path), num_rows=2)
     assert len(list((tmp_path / "shards").iterdir())) == 1
     assert len(ShardedDataset.open(str(tmp_path))) == 2
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "eyes.arrow", "123456.arrow", ".mine.tmp", "00000.arrow\n"])
+def test_a_writer_deletes_no_file_that_is_not_its_own(tmp_path: Path, name: str) -> None:
+    (tmp_path / "shards").mkdir()
+    for each in ("00000.arrow", name):
+        (tmp_path / "shards" / each).write_text("precious")
+    with pytest.raises(DataError, match=r"other files \(shards/") as raised:
+        write(str(tmp_path))
+    assert raised.value.value == str(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == sorted(["00000.arrow", name])
+
+
+def test_what_a_killed_writer_left_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    for name in ("00007.arrow", f".00008.arrow.{'0' * 32}.tmp"):
+        (tmp_path / "shards" / name).touch()
+    write(str(tmp_path), num_rows=2)
+    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["00000.arrow"]
+
+
+@pytest.mark.parametrize(("out", "message"), [("file", "is a file"), ("set", "is a file"), ("file/a/b", "written to")])
+def test_a_place_that_cannot_be_written_to_is_named_before_any_row(tmp_path: Path, out: str, message: str) -> None:
+    (tmp_path / "set").mkdir()
+    for name in ("file", "set/shards"):
+        (tmp_path / name).write_text("precious")
+    with pytest.raises(DataError, match=message):
+        ShardWriter(str(tmp_path / out), tasks=TASKS, image_size=SIZE, encoding="raw", source="drawn")
+    assert (tmp_path / "set" / "shards").read_text() == (tmp_path / "file").read_text() == "precious"
 
 
 def test_a_finished_data_set_is_not_overwritten(folder: Path) -> None:
@@ -346,3 +376,12 @@ def test_a_shard_that_s3_lost_is_named(bucket: str, tmp_path: Path) -> None:
 def test_an_empty_prefix_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a data set"):
         ShardedDataset.open("s3://bucket/nothing", cache_dir=tmp_path / "cache")
+
+
+def test_the_cache_is_where_a_run_keeps_it_by_default(
+    folder: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    fingerprint = ShardedDataset.open(bucket).manifest.fingerprint
+    assert (Path(RuntimeConfig().cache).expanduser() / fingerprint / "00000.arrow").exists()
+    assert [path.name for path in (tmp_path / "home").iterdir()] == [".cache"]

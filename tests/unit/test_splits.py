@@ -96,7 +96,7 @@ def test_an_empty_share_gets_nothing_and_no_rows_give_no_splits():
     assert len(assign_splits([], {}, seed=0)) == 0
 
 
-@pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.5), (1.5, -0.25, -0.25), (0.5, 0.5)])
+@pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.5), (1.5, -0.25, -0.25), (0.5, 0.5), (float("nan"),) * 3])
 def test_fractions_must_add_up(fractions):
     with pytest.raises(ConfigError, match="add up to 1"):
         assign_splits(["a"], {}, fractions=fractions, seed=0)

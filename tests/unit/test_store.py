@@ -1,5 +1,6 @@
 """Files behind one class: local folders, and S3 over real HTTP."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from retina_ray.data.store import Store, atomic_file
+from retina_ray.data.store import Store, atomic_file, is_temporary, locked
 from retina_ray.errors import DataError
 
 
@@ -125,3 +126,27 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
         fail_half_way(tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_being_written_is_told_by_its_name(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "file"):
+        [name] = [path.name for path in tmp_path.iterdir()]
+        assert is_temporary(name)
+    assert not any(is_temporary(name) for name in ("file", ".file.tmp", "file.tmp", ".tmp", name.removeprefix(".")))
+
+
+def test_a_local_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(DataError, match=r"cannot be written to: .*file/below/x; .*Not a directory"):
+        Store(str(tmp_path / "file" / "below")).write_bytes("x", b"x")
+    with pytest.raises(DataError, match=r"cannot be written to: .*file;"):
+        Store(str(tmp_path / "file")).delete()
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_lock_keeps_others_out_until_it_is_released(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "lock"
+    with locked(path), path.open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with locked(path):
+        pass

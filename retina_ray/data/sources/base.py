@@ -6,11 +6,10 @@ What is not here: reading photographs (``ingest`` does, in parallel), and any on
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import ValidationError
 
-from retina_ray.data.schema import KNOWN_TASKS, Task, task_of
+from retina_ray.data.schema import KNOWN_TASKS, NO_GRADE, Task, task_of
 from retina_ray.errors import DataError
 
 MAX_GRADE = 127
@@ -42,17 +41,6 @@ class SourceRow:
     line: int | None = None
 
 
-class Source(Protocol):
-    """A way a data set is published."""
-
-    def rows(self) -> Sequence[SourceRow]:
-        """Return all rows, in an order that depends on the source's content alone.
-
-        Raises:
-            DataError: when the source does not hold what its layout promises; names file and line.
-        """
-
-
 def check_grade(task: str, grade: int, where: str) -> None:
     """Check that a task has a grade.
 
@@ -70,7 +58,7 @@ def check_grade(task: str, grade: int, where: str) -> None:
 
 
 def tasks_of(rows: Sequence[SourceRow]) -> tuple[Task, ...]:
-    """Return the tasks that rows are graded for, in the order of their first appearance.
+    """Return the tasks that rows name, graded or not, in the order of their first appearance.
 
     Raises:
         DataError: when no row has a grade, or a task's name is no lower-case identifier.
@@ -78,9 +66,8 @@ def tasks_of(rows: Sequence[SourceRow]) -> tuple[Task, ...]:
     highest: dict[str, int] = {}
     for row in rows:
         for task, grade in row.grades.items():
-            if grade is not None:
-                highest[task] = max(highest.get(task, 0), grade)
-    if not highest:
+            highest[task] = max(highest.get(task, NO_GRADE), NO_GRADE if grade is None else grade)
+    if all(grade == NO_GRADE for grade in highest.values()):
         raise DataError("no image has a grade", f"{len(rows)} rows", "check the columns or folders of the grades")
     return tuple(_task(name, grade + 1) for name, grade in highest.items())
 

@@ -6,7 +6,6 @@ A published data set that is one table needs no adapter of its own: it is a mapp
 import csv
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from retina_ray.data.schema import SPLITS
@@ -17,19 +16,6 @@ OPTIONAL_COLUMNS = ("id", "group", "split", "laterality")
 """Beside ``image``, which is required; any other key of the mapping names a task."""
 
 _LATERALITIES = {"l": "left", "left": "left", "os": "left", "r": "right", "right": "right", "od": "right"}
-
-
-@dataclass(frozen=True)
-class CsvTable:
-    """A table of photographs as a `Source`; the fields are those of `read_csv`."""
-
-    path: Path
-    columns: Mapping[str, str]
-    name: str | None = None
-
-    def rows(self) -> Sequence[SourceRow]:
-        """Return all rows, in the table's order."""
-        return read_csv(self.path, columns=self.columns, name=self.name)
 
 
 def read_csv(path: Path, *, columns: Mapping[str, str], name: str | None = None) -> list[SourceRow]:

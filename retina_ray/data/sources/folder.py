@@ -5,8 +5,7 @@ several. Grades are folder names 0, 1, 2, ... Nothing tells which photographs be
 of its own: where a patient has several, use a table with a group column.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 from retina_ray.data.sources.base import SourceRow, check_grade
@@ -14,19 +13,6 @@ from retina_ray.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 """Files that are taken for photographs, in any case; others (notes, thumbnails' databases) are passed over."""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Folders of photographs as a `Source`; the fields are those of `read_folder`."""
-
-    root: Path
-    task: str | None = None
-    name: str | None = None
-
-    def rows(self) -> Sequence[SourceRow]:
-        """Return all rows, sorted by path."""
-        return read_folder(self.root, task=self.task, name=self.name)
 
 
 def read_folder(root: Path, *, task: str | None = None, name: str | None = None) -> list[SourceRow]:

@@ -1,0 +1,85 @@
+"""Find out whether a run is possible before anything is started or written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from retina_ray.config import RunConfig, override
+from retina_ray.data.manifest import sha256_of
+from retina_ray.data.shards import ShardedDataset
+from retina_ray.data.store import Store
+from retina_ray.errors import ConfigError
+from retina_ray.methods import catalogue
+from retina_ray.methods.base import Plan
+from retina_ray.orchestration.run_folder import RunFolder
+from retina_ray.training.stage import select_rows
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run of which nothing has been written or started yet.
+
+    Attributes:
+        config: the whole configuration, with absolute paths.
+        dataset: what it trains on.
+        plan: its stages.
+        initial_weights: SHA-256 of the weight files that each stage starts from, by stage name.
+        folder: where its results will lie.
+        resumed: whether the folder holds an earlier part of the same run.
+    """
+
+    config: RunConfig
+    dataset: ShardedDataset
+    plan: Plan
+    initial_weights: Mapping[str, list[str]]
+    folder: RunFolder
+    resumed: bool
+
+
+def prepare(config: RunConfig, *, resume: bool) -> PreparedRun:
+    """Open what a run needs and refuse what cannot work.
+
+    Args:
+        config: the whole configuration.
+        resume: whether a run of the same name may be continued.
+
+    Raises:
+        ConfigError: a task, backbone, image size or weights file will not do, or the run exists.
+        DataError: the data set cannot be read, or a split has no graded image for a task.
+    """
+    config = with_absolute_paths(config)
+    dataset = open_dataset(config)
+    plan = catalogue.plan(config, {task.name: task for task in dataset.tasks})
+    select_rows(config, dataset)
+    initial = {}
+    for stage in plan.stages:
+        if stage.kind == "train":
+            method = catalogue.build(config.method.name, stage.settings)
+            method.check_image_size(config.data.image_size)
+            initial[stage.name] = [sha256_of(file) for file in method.weight_files()]
+    folder, resumed = RunFolder.claim(config, resume=resume)
+    return PreparedRun(config, dataset, plan, initial, folder, resumed)
+
+
+def open_dataset(config: RunConfig) -> ShardedDataset:
+    """Return the configured data set.
+
+    Raises:
+        ConfigError: none is configured.
+        DataError: it cannot be read.
+    """
+    if not config.data.path:
+        raise ConfigError(
+            "no data set given", "data.path", "add --data FOLDER, or make one with `retina-ray data synth`"
+        )
+    return ShardedDataset.open(config.data.path, cache_dir=Path(config.runtime.cache).expanduser())
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return the configuration with its paths made absolute: Ray's workers run in folders of their own."""
+    paths = {"runtime.storage": Store(config.runtime.storage).uri}
+    if config.data.path:
+        paths["data.path"] = Store(config.data.path).uri
+    if config.method.weights not in ("none", "imagenet"):
+        paths["method.weights"] = str(Path(config.method.weights).expanduser().absolute())
+    return override(config, paths)

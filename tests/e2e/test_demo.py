@@ -1,0 +1,90 @@
+"""`retina-ray demo` as a newcomer runs it, in a folder of its own, and what can be done with its result."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = "train.epochs=1 data.image_size=32 evaluate.bootstrap=20 method.backbone=shufflenet_v2_x0_5"
+
+
+def retina_ray(folder: Path, *arguments: str) -> str:
+    """Run a command in a folder; return its standard output."""
+    code = "from retina_ray.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("desk")
+
+
+@pytest.fixture(scope="module")
+def settings() -> list[str]:
+    return [part for setting in QUICK.split() for part in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def printed(desk: Path, settings: list[str]) -> str:
+    """What the demo prints, on two Ray workers."""
+    return retina_ray(desk, "demo", "--images-per-task", "40", *settings)
+
+
+def read(folder: Path, *arguments: str) -> Any:
+    return json.loads(retina_ray(folder, *arguments, "--json"))
+
+
+@pytest.mark.timeout(900)
+def test_the_demo_ends_with_a_table_a_report_a_bundle_and_a_graded_photograph(desk: Path, printed: str) -> None:
+    for word in ("single task", "sall", "accuracy", "confidence", "error", "dr", "amd", "drawn as 4", "took"):
+        assert word in printed, word
+    run = desk / "demo/runs/demo"
+    assert str(run / "report.html") in printed
+    assert "<html" in (run / "report.html").read_text(encoding="utf-8")
+    assert (run / "bundle/model.safetensors").is_file()
+    described = json.loads((run / "run.json").read_text())
+    assert described["finished"]
+    assert {stage["workers"] for stage in described["stages"].values()} == {2}
+    stages = {json.loads(line)["stage"] for line in (run / "history.jsonl").read_text().splitlines()}
+    assert stages == {"teacher-dr", "teacher-amd", "student-dr-amd"}
+
+
+@pytest.mark.timeout(900)
+def test_a_demo_that_is_run_again_trains_nothing(desk: Path, printed: str, settings: list[str]) -> None:
+    before = {file: file.stat().st_mtime_ns for file in desk.glob("demo/runs/artifacts/*/*.safetensors")}
+    again = read(desk, "demo", "--images-per-task", "40", *settings)
+    assert len(before) == 4
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert again["bundle"] == str(desk / "demo/runs/demo/bundle")
+    assert {(row["model"], row["task"]) for row in again["metrics"]} == {
+        (model, task) for model in ("single_task", "sall") for task in ("dr", "amd")
+    }
+    assert again["prediction"]["tasks"].keys() == {"dr", "amd"}
+
+
+@pytest.mark.timeout(900)
+def test_a_run_is_resumed_from_another_folder_and_read_by_programs(desk: Path, printed: str, tmp_path: Path) -> None:
+    run = str(desk / "demo/runs/demo")
+    resumed = read(tmp_path, "train", "--config", f"{run}/config.yaml", "--resume")
+    evaluated = read(tmp_path, "evaluate", run)
+    reached = {(row["model"], row["task"]): row["accuracy"] for row in resumed["metrics"]}
+    assert reached == {(row["model"], row["task"]): row["accuracy"] for row in evaluated}
+    (model,) = read(tmp_path, "models", "list", "--storage", str(desk / "demo/runs"))
+    assert model["version"] == resumed["model_version"] == 1
+    answer = read(tmp_path, "predict", f"{run}/bundle", str(desk / "demo/photograph.jpg"))
+    (graded,) = answer.values()
+    assert graded["tasks"].keys() == {"dr", "amd"}
