@@ -16,6 +16,7 @@ def sall() -> RunConfig:
 
     Sources: backbone section IV-A; Adam Table II; T the best of Table III, whose DR 78.01 % and AMD 81.25 % are on the
     authors' private images; 299 px, batch 32, 32 epochs, dropout 0.5 and patience 10 from their public code.
+    Hardware: GPUs; how long it takes has not been measured.
     """
     return RunConfig(name="sall")
 
@@ -24,6 +25,7 @@ def sall_debug() -> RunConfig:
     """SALL small enough for two CPU cores: 64 px, MobileNetV3-small from scratch, a few minutes with 2 workers.
 
     Expect both tasks well above chance on the synthetic data of ``retina-ray demo``; not the paper's figures.
+    Hardware: two CPU cores, about four minutes with that data.
     """
     return override(
         sall(),

@@ -3,33 +3,20 @@
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from retina_ray.config import CheckpointConfig, OptimConfig
 from retina_ray.data.loader import Loader
 from retina_ray.training.clock import Clock
 from retina_ray.training.optim import learning_rate
-from retina_ray.training.policy import checkpoint_due, training_ends
+from retina_ray.training.policy import Schedule, checkpoint_due, training_ends
 from retina_ray.training.reporter import Reporter
 from retina_ray.training.restore import restore
 from retina_ray.training.state import TrainState, save
 from retina_ray.training.step import train_step
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When the loop does what."""
-
-    epochs: int
-    patience: int | None
-    optim: OptimConfig
-    checkpoint: CheckpointConfig
-    log_every: int
 
 
 class Loop:
@@ -97,8 +84,7 @@ class Loop:
 
     def _between_steps(self, terms: dict[str, Tensor]) -> None:
         """Log and check at every ``log_every``-th step, checkpoint when due."""
-        step = self._state.progress.step
-        looking = step % self._schedule.log_every == 0
+        looking = self._state.progress.step % self._schedule.log_every == 0
         with self._clock.phase("compute"):  # a GPU's queued work is waited for here
             if looking or self._world.device.type == "cpu":  # only on a GPU does looking cost anything
                 self._state.engine.guard.check()
@@ -158,8 +144,7 @@ class Loop:
         restored = restore(self._state, self._reporter)
         if restored.found:
             progress, device = self._state.progress, self._world.device
-            sums = progress.sums.items()
-            self._sums = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in sums}
+            self._sums = {k: torch.tensor(v, dtype=torch.float64, device=device) for k, v in progress.sums.items()}
             self._saved_step = progress.step
         if restored.found or restored.damaged:
             self._reporter.progress({"kind": "restored", **self._position(), "damaged": list(restored.damaged)})

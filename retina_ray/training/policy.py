@@ -1,6 +1,19 @@
 """Decisions of the loop as pure functions of where it stands; the loop carries them out."""
 
-from retina_ray.config import CheckpointConfig
+from dataclasses import dataclass
+
+from retina_ray.config import CheckpointConfig, OptimConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the loop does what."""
+
+    epochs: int
+    patience: int | None
+    optim: OptimConfig
+    checkpoint: CheckpointConfig
+    log_every: int
 
 
 def checkpoint_due(config: CheckpointConfig, *, steps_since: int, seconds_since: float) -> bool:

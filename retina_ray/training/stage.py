@@ -45,7 +45,8 @@ from retina_ray.training.artifact import (
 from retina_ray.training.clock import Clock
 from retina_ray.training.engine import Engine, build_engine, uses_bf16
 from retina_ray.training.evaluate import run_over, validate
-from retina_ray.training.loop import Loop, Schedule
+from retina_ray.training.loop import Loop
+from retina_ray.training.policy import Schedule
 from retina_ray.training.reporter import Reporter
 from retina_ray.training.state import TrainState
 from retina_ray.training.world import World

@@ -15,7 +15,8 @@ from retina_ray.metrics.summary import summarise
 from retina_ray.metrics.table import make_table
 from retina_ray.training.clock import Clock
 from retina_ray.training.evaluate import run_over, validate
-from retina_ray.training.loop import Loop, Schedule
+from retina_ray.training.loop import Loop
+from retina_ray.training.policy import Schedule
 from retina_ray.training.reporter import FolderReporter, Record
 from retina_ray.training.state import Progress, TrainState
 from retina_ray.training.world import World

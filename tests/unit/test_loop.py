@@ -14,7 +14,8 @@ from retina_ray.data.shards import ShardedDataset
 from retina_ray.errors import NonFiniteLossError
 from retina_ray.training.clock import Clock
 from retina_ray.training.evaluate import validate
-from retina_ray.training.loop import Loop, Schedule
+from retina_ray.training.loop import Loop
+from retina_ray.training.policy import Schedule
 from retina_ray.training.reporter import FolderReporter, Record
 from retina_ray.training.state import TrainState, load
 from tests.helpers import same_state, tiny_config, tiny_engine, tiny_grader, tiny_loader, write_dataset
