@@ -2,8 +2,6 @@
 
 import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +10,8 @@ import ray
 
 from retina_ray.config import RuntimeConfig
 from retina_ray.errors import ResourceError
+from retina_ray.orchestration.resources import local_cpus
+from retina_ray.orchestration.scratch import scratch_folder
 
 DRIVER_ENVIRONMENT = {
     # report() passes one result per poll of the controller, whose default is 2 s; it also bounds how long a
@@ -61,10 +61,7 @@ def connected(runtime: RuntimeConfig) -> Iterator[None]:
     private = runtime.address == "local"
     settings = {**DRIVER_ENVIRONMENT, **(PRIVATE_ENVIRONMENT if private else {})}
     os.environ.update({name: os.environ.get(name, value) for name, value in settings.items()})
-    options: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": "ERROR",
-    }
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if not private:
         try:
             ray.init(address=runtime.address, **options)
@@ -78,17 +75,16 @@ def connected(runtime: RuntimeConfig) -> Iterator[None]:
         return
     # Ray reads it once in a process, so it stays for later clusters; without it Ray would leave one in the home folder.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    folder = tempfile.mkdtemp(prefix="rr-", dir="/tmp")  # short: Ray puts sockets below it
-    try:
-        ray.init(
-            address="local",
-            num_cpus=len(os.sched_getaffinity(0)),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=folder,
-            **options,
-        )
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder() as folder:
+        try:
+            ray.init(
+                address="local",
+                num_cpus=local_cpus(),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=folder,
+                **options,
+            )
+            yield
+        finally:
+            ray.shutdown()
