@@ -75,7 +75,7 @@ class SallConfig(Section):
     backbone: str = "inception_v3"
     """Any torchvision classifier by name."""
     weights: str = "imagenet"
-    """Initial backbone weights: none, imagenet, or the path of a state dict."""
+    """Initial backbone weights: none, imagenet, or the path of a state dict or of a bundle's model.safetensors."""
     dropout: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Dropout before the heads."""
     synergic_labels: bool = True

@@ -36,6 +36,9 @@ that safetensors cannot hold, so its bundles could not be read back."""
 _INCEPTIONS = ("inception_v3", "googlenet")
 _AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")
 
+_BUNDLE_KEY = re.compile(r"(\d+)\.(?:backbone\.(.*)|heads\..*)")
+"""A bundle numbers its networks, each of which is a backbone and heads."""
+
 _OLD_DENSENET_KEY = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
 """torchvision's DenseNet files predate the ban on dots in module names: ``norm.1.weight`` is now ``norm1.weight``."""
 
@@ -55,7 +58,7 @@ def build_backbone(name: str, *, weights: str = "none") -> tuple[nn.Module, int]
         name: one of ``backbone_names()``, e.g. ``inception_v3`` (SALL, section IV-A) or ``resnet18``.
         weights: ``none`` for random weights; ``imagenet`` for torchvision's default ones, downloaded once into
             torch's hub folder; or the path of a ``.pth`` or ``.safetensors`` state dict, with or without the
-            classifier's own keys, which are ignored.
+            classifier's own keys, which are ignored; or the ``model.safetensors`` of a bundle with one network.
 
     Returns:
         The network, (B, 3, H, W) -> (B, F), and F.
@@ -206,6 +209,7 @@ def _read_state_dict(file: Path) -> dict[str, Any]:
 
 
 def _load_weights(network: nn.Module, state: dict[str, Any], *, last_linear: str, file: Path) -> None:
+    state = _of_a_bundle(state, file)
     for key in list(state):  # edited in place: the dict itself carries the version numbers of old batch norms
         if key.startswith((f"{last_linear}.", *_AUXILIARY_HEADS)):
             del state[key]
@@ -222,3 +226,15 @@ def _load_weights(network: nn.Module, state: dict[str, Any], *, last_linear: str
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     found = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:3])}" for kind, keys in kinds.items() if keys)
     raise ConfigError(f"weights do not fit the backbone ({found})", str(file), "use the weights of the same model")
+
+
+def _of_a_bundle(state: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Return the backbone's part of a bundle's weights; any other state dict as it is."""
+    keys = {key: match for key in state if (match := _BUNDLE_KEY.fullmatch(key))}
+    if not keys or len(keys) < len(state):
+        return state
+    networks = {match[1] for match in keys.values()}
+    if len(networks) > 1:
+        fix = "use the bundle of a multi-task run, which has one network"
+        raise ConfigError(f"weights of {len(networks)} networks", str(file), fix)
+    return {match[2]: state[key] for key, match in keys.items() if match[2]}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 from safetensors.torch import load as load_tensors
 
@@ -76,6 +77,8 @@ def make_bundle(result: RunResult) -> Bundle:
     dataset = open_dataset(config)
     plan = catalogue.plan(config, {task.name: task for task in dataset.tasks})
     finals = [result.artifacts[name] for name in plan.finals]
+    selection = select_rows(config, dataset)
+    rows = [catalogue.build(config.method.name, final.settings).training_rows(selection) for final in finals]
     target = result.folder.store.child(BUNDLE)
     with tempfile.TemporaryDirectory(prefix="retina-ray-bundle-") as scratch:
         bundle = build_bundle(
@@ -87,7 +90,7 @@ def make_bundle(result: RunResult) -> Bundle:
             predictions=result.folder.predictions().filter(pc.field("model") == result.model),
             model=result.model,
             dataset=dataset,
-            training_rows=select_rows(config, dataset).graded("train", config.method.tasks),
+            training_rows=np.unique(np.concatenate(rows)),
             summaries=[summary for summary in result.summaries if summary.model == result.model],
         )
         return bundle if target.is_local else bundle.copy_to(target)

@@ -122,6 +122,18 @@ def test_weights_from_a_file_with_or_without_the_classifier(tmp_path: Path, suff
     assert_loaded(backbone, state)
 
 
+def test_a_bundle_lends_its_backbone(tmp_path: Path) -> None:
+    state = small_classifier().state_dict()
+    backbone = {f"0.backbone.{key}": value for key, value in state.items() if not key.startswith("fc.")}
+    file = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({**backbone, "0.heads.dr.weight": torch.ones(5, 1024)}, file)
+    network, _ = build_backbone(SMALL, weights=str(file))
+    assert_loaded(network, state)
+    safetensors.torch.save_file({**backbone, "1.heads.amd.weight": torch.ones(4, 1024)}, file)
+    with pytest.raises(ConfigError, match="weights of 2 networks"):
+        build_backbone(SMALL, weights=str(file))
+
+
 def test_auxiliary_heads_in_a_file_are_ignored(tmp_path: Path) -> None:
     network = torchvision.models.googlenet(aux_logits=True, init_weights=False)
     torch.save(network.state_dict(), tmp_path / "googlenet.pth")
