@@ -90,6 +90,7 @@ def weights_file(name: str, weights: str) -> Path | None:
     return file
 
 
+@functools.cache
 def check_image_size(name: str, pixels: int) -> None:
     """Check, without computing anything, that a backbone takes square images of that side.
 

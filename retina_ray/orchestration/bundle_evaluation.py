@@ -1,7 +1,5 @@
 """Grade a whole data set with a bundle, for validation on images it was not trained with."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import torch
@@ -35,7 +33,7 @@ def predict_dataset(bundle: Bundle, data: str, *, split: str) -> pa.Table:
     Raises:
         DataError: the data set grades none of the bundle's tasks, or with other grades, or no image of the split.
     """
-    dataset = ShardedDataset.open(data, cache_dir=Path("~/.cache/retina-ray").expanduser())
+    dataset = ShardedDataset.open(data)
     known = {task.name: task for task in dataset.tasks}
     tasks = [task for task in bundle.manifest.tasks if known.get(task.name) == task]
     if not tasks:

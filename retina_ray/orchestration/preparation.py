@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from retina_ray.config import RunConfig, override
 from retina_ray.data.manifest import sha256_of
+from retina_ray.data.selection import Selection
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError
@@ -22,6 +24,7 @@ class PreparedRun:
     Attributes:
         config: the whole configuration, with absolute paths.
         dataset: what it trains on.
+        selection: the rows and grades of it that the run sees.
         plan: its stages.
         initial_weights: SHA-256 of the weight files that each stage starts from, by stage name.
         folder: where its results will lie.
@@ -30,6 +33,7 @@ class PreparedRun:
 
     config: RunConfig
     dataset: ShardedDataset
+    selection: Selection
     plan: Plan
     initial_weights: Mapping[str, list[str]]
     folder: RunFolder
@@ -50,15 +54,16 @@ def prepare(config: RunConfig, *, resume: bool) -> PreparedRun:
     config = with_absolute_paths(config)
     dataset = open_dataset(config)
     plan = catalogue.plan(config, {task.name: task for task in dataset.tasks})
-    select_rows(config, dataset)
+    selection = select_rows(config, dataset)
+    digest = cache(sha256_of)  # most stages start from the same file
     initial = {}
     for stage in plan.stages:
         if stage.kind == "train":
             method = catalogue.build(config.method.name, stage.settings)
             method.check_image_size(config.data.image_size)
-            initial[stage.name] = [sha256_of(file) for file in method.weight_files()]
+            initial[stage.name] = [digest(file) for file in method.weight_files()]
     folder, resumed = RunFolder.claim(config, resume=resume)
-    return PreparedRun(config, dataset, plan, initial, folder, resumed)
+    return PreparedRun(config, dataset, selection, plan, initial, folder, resumed)
 
 
 def open_dataset(config: RunConfig) -> ShardedDataset:
@@ -72,7 +77,7 @@ def open_dataset(config: RunConfig) -> ShardedDataset:
         raise ConfigError(
             "no data set given", "data.path", "add --data FOLDER, or make one with `retina-ray data synth`"
         )
-    return ShardedDataset.open(config.data.path, cache_dir=Path(config.runtime.cache).expanduser())
+    return ShardedDataset.open(config.data.path, cache_dir=Path(config.runtime.cache))
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

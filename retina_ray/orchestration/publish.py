@@ -13,11 +13,10 @@ from safetensors.torch import load as load_tensors
 from retina_ray.bundle import Bundle, TrainedNetwork, build_bundle
 from retina_ray.config import RunConfig
 from retina_ray.methods import catalogue
-from retina_ray.orchestration.preparation import open_dataset, prepare
+from retina_ray.orchestration.preparation import PreparedRun, prepare
 from retina_ray.orchestration.train_driver import RunResult, execute
 from retina_ray.registry import Tracker
 from retina_ray.training.artifact import WEIGHTS
-from retina_ray.training.stage import select_rows
 
 BUNDLE = "bundle"
 
@@ -61,24 +60,21 @@ def train_and_publish(
 
         result = execute(run, log)
         tracker.log_summary(result.summaries)
-        bundle = make_bundle(result)
+        bundle = make_bundle(run, result)
         version = tracker.register(bundle, bundle.store.uri)
     result.folder.update(finished=True, bundle=bundle.store.uri, model_version=version)
     return Published(result, bundle.store.uri, version)
 
 
-def make_bundle(result: RunResult) -> Bundle:
+def make_bundle(run: PreparedRun, result: RunResult) -> Bundle:
     """Write the bundle of a run into its folder.
 
     It holds the final networks with the weights of the epoch best on validation; calibration and reference statistics
     come from validation and training images, metrics from the test split.
     """
-    config = result.folder.config()
-    dataset = open_dataset(config)
-    plan = catalogue.plan(config, {task.name: task for task in dataset.tasks})
-    finals = [result.artifacts[name] for name in plan.finals]
-    selection = select_rows(config, dataset)
-    rows = [catalogue.build(config.method.name, final.settings).training_rows(selection) for final in finals]
+    config, dataset = run.config, run.dataset
+    finals = [result.artifacts[name] for name in run.plan.finals]
+    rows = [catalogue.build(config.method.name, final.settings).training_rows(run.selection) for final in finals]
     target = result.folder.store.child(BUNDLE)
     with tempfile.TemporaryDirectory(prefix="retina-ray-bundle-") as scratch:
         bundle = build_bundle(

@@ -12,14 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
+from retina_ray import yaml_dialect
 from retina_ray.config import RunConfig, from_mapping, to_yaml
 from retina_ray.data.shards import DatasetManifest
 from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError
 from retina_ray.metrics.json_text import json_text
-from retina_ray.metrics.summary import TaskSummary, as_record
+from retina_ray.metrics.summary import TaskSummary, as_record, summarise
 from retina_ray.provenance import environment
 from retina_ray.training.artifact import Artifact, pack_table, read_artifact
 
@@ -110,7 +110,7 @@ class RunFolder:
 
     def config(self) -> RunConfig:
         """Return the resolved configuration."""
-        return from_mapping(yaml.safe_load(self.store.read_bytes(CONFIG)))
+        return from_mapping(yaml_dialect.load(self.store.read_bytes(CONFIG).decode()))
 
     def artifacts(self) -> dict[str, Artifact]:
         """Return the finished artifacts of the run's stages, by stage name."""
@@ -148,3 +148,15 @@ class RunFolder:
             if before[section] != after[section]:
                 fix = "give the same recipe, --config and --set as before, or choose another --name"
                 raise ConfigError("the run to resume differs in section", section, fix)
+
+
+def summarise_test(predictions: pa.Table, config: RunConfig) -> list[TaskSummary]:
+    """Return what every model of a run reaches on the test split, measured as the run's configuration says."""
+    return summarise(
+        predictions,
+        split="test",
+        resamples=config.evaluate.bootstrap,
+        level=config.evaluate.level,
+        bins=config.evaluate.bins,
+        seed=config.seed,
+    )

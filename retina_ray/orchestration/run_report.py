@@ -20,10 +20,9 @@ from retina_ray.errors import DataError, RetinaRayError
 from retina_ray.explain.gradcam import TaskLogits, grad_cam
 from retina_ray.losses.sall import soft_label_statistics, synergic_labels
 from retina_ray.methods import catalogue
-from retina_ray.metrics.summary import summarise
 from retina_ray.models.backbones import cam_layer
 from retina_ray.orchestration.preparation import open_dataset
-from retina_ray.orchestration.run_folder import RunFolder
+from retina_ray.orchestration.run_folder import RunFolder, summarise_test
 from retina_ray.report.build import ReportData, write_report
 from retina_ray.report.figures import CamPanel
 from retina_ray.training.artifact import HISTORY, LOGITS, WEIGHTS, Artifact
@@ -64,14 +63,7 @@ def gather(folder: RunFolder) -> ReportData:
     return ReportData(
         title=config.name,
         config_yaml=to_yaml(config),
-        summaries=summarise(
-            predictions,
-            split="test",
-            resamples=config.evaluate.bootstrap,
-            level=config.evaluate.level,
-            bins=config.evaluate.bins,
-            seed=config.seed,
-        ),
+        summaries=summarise_test(predictions, config),
         predictions=predictions,
         histories={name: artifact.history() for name, artifact in trained.items()},
         timings={name: artifact.facts["timing"] for name, artifact in trained.items()},

@@ -11,12 +11,12 @@ import ray
 
 from retina_ray.config import RunConfig
 from retina_ray.methods.base import Plan
-from retina_ray.metrics.summary import TaskSummary, summarise
+from retina_ray.metrics.summary import TaskSummary
 from retina_ray.metrics.table import merge_shards
 from retina_ray.orchestration.preparation import PreparedRun, prepare
 from retina_ray.orchestration.ray_settings import connected
 from retina_ray.orchestration.resources import local_resources, share_out
-from retina_ray.orchestration.run_folder import RunFolder
+from retina_ray.orchestration.run_folder import RunFolder, summarise_test
 from retina_ray.orchestration.stages import StageRunner
 from retina_ray.training.artifact import Artifact, stage_keys
 
@@ -75,14 +75,7 @@ def execute(run: PreparedRun, listener: Callable[[Record], None]) -> RunResult:
     predictions = collect_predictions(run.plan, artifacts)
     run.folder.write_predictions(predictions)
     run.folder.write_history({name: artifact.history() for name, artifact in artifacts.items()})
-    summaries = summarise(
-        predictions,
-        split="test",
-        resamples=config.evaluate.bootstrap,
-        level=config.evaluate.level,
-        bins=config.evaluate.bins,
-        seed=config.seed,
-    )
+    summaries = summarise_test(predictions, config)
     run.folder.write_metrics(summaries)
     run.folder.update(stages={name: artifact.facts for name, artifact in artifacts.items()})
     model = next(stage.model for stage in run.plan.stages if stage.name in run.plan.finals)

@@ -86,9 +86,7 @@ class StageRun:
         self._world = world
         self._reporter = reporter
         self._config: RunConfig = from_mapping(job.config)
-        self._dataset = ShardedDataset.open(
-            self._config.data.path, cache_dir=Path(self._config.runtime.cache).expanduser()
-        )
+        self._dataset = ShardedDataset.open(self._config.data.path, cache_dir=Path(self._config.runtime.cache))
         self._selection = select_rows(self._config, self._dataset)
         self._damaged: set[str] = set()
 

@@ -2,19 +2,13 @@
 
 import pytest
 
-from retina_ray.config import RunConfig, dotted_paths, from_mapping
+from retina_ray.config import RunConfig, dotted_paths, from_mapping, value_at
 from retina_ray.errors import ConfigError
 from retina_ray.recipes import RECIPES, load_recipe
 
 
 def flat(config: RunConfig) -> dict[str, object]:
-    values = {}
-    for path in dotted_paths(config):
-        value: object = config
-        for part in path.split("."):
-            value = getattr(value, part)
-        values[path] = value
-    return values
+    return {path: value_at(config, path) for path in dotted_paths(config)}
 
 
 @pytest.mark.parametrize("name", RECIPES)
