@@ -29,6 +29,10 @@ class SourceRow:
         split: train, validation or test where the source prescribes it.
         laterality: left or right where known.
         line: of the table it was read from, counted from 1; None where there is no table.
+        masks: files of lesion planes by name (one of `LESIONS`), drawn at the photograph's size; a plane that is
+            missing was looked for and not found. None: lesions were not drawn at all.
+        refused: why the row cannot be used, as ``kind: detail``, in the words of the adapter; such a row has no grades
+            and is listed, never stored. None: it can be used.
     """
 
     image: Path
@@ -39,6 +43,8 @@ class SourceRow:
     split: str | None = None
     laterality: str | None = None
     line: int | None = None
+    masks: dict[str, Path] | None = None
+    refused: str | None = None
 
 
 def check_grade(task: str, grade: int, where: str) -> None:
