@@ -124,12 +124,36 @@ def unlabelled(photographs: Photographs, source: str, reason: str) -> list[Sourc
     ]
 
 
-def mask_files(folders: Mapping[str, tuple[Path, str]], stem: str) -> dict[str, Path] | None:
-    """Return the masks of a photograph by lesion plane; None where it has none at all.
+def lesion_rows(
+    photographs: Photographs, masks: Mapping[str, tuple[Path, str]], *, source: str, prefix: str = "", split: str
+) -> list[SourceRow]:
+    """Return the rows of photographs whose lesions are drawn, without grades.
 
     Args:
-        folders: plane -> folder, and what a mask's name ends with after the photograph's stem.
-        stem: of the photograph.
+        photographs: all of them.
+        masks: plane -> folder of its files, and what their names end with after the photograph's stem.
+        source: name of the data set.
+        prefix: of the ids.
+        split: of the rows.
+
+    Returns:
+        A row per photograph, refused where no lesion is drawn, and a refused one per drawing without a photograph.
     """
-    files = {plane: folder / f"{stem}{ending}" for plane, (folder, ending) in folders.items()}
-    return {plane: file for plane, file in files.items() if file.is_file()} or None
+    names = {path.stem: path.name for path in photographs.not_taken()}
+    drawn: dict[str, dict[str, Path]] = {stem: {} for stem in names}
+    for plane, (folder, ending) in masks.items():
+        for file in sorted(folder.glob(f"*{ending}")):
+            drawn.setdefault(file.name.removesuffix(ending), {})[plane] = file
+    return [
+        row_of(
+            photographs,
+            names.get(stem, stem),
+            source=source,
+            image_id=prefix + names.get(stem, stem),
+            grades={},
+            refused=None if planes else f"image without label: no lesions of {names[stem]} are drawn",
+            split=split,
+            masks=planes,
+        )
+        for stem, planes in sorted(drawn.items())
+    ]
