@@ -47,7 +47,7 @@ def read_idrid(root: Path) -> list[SourceRow]:
 
     Returns:
         A row per line of part B, refused ones for its photographs without a line, and a row per photograph of part A,
-        with masks and no grades. A photograph that is in both parts gives two rows with equal files, which ingest joins.
+        with masks and no grades. A photograph in both parts is two rows of equal files, which ingest joins.
 
     Raises:
         DataError: neither part is there, or a table or folder of part B is missing or cannot be read.
