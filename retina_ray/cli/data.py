@@ -29,10 +29,18 @@ class Encoding(StrEnum):
 
 
 class Adapter(StrEnum):
-    """How a source is laid out."""
+    """How a source is laid out: a table or folders of the user's, or as the publisher of a data set ships it."""
 
     CSV = "csv"
     FOLDER = "folder"
+    EYEPACS = "eyepacs"
+    APTOS = "aptos"
+    MESSIDOR2 = "messidor2"
+    DDR = "ddr"
+    IDRID = "idrid"
+    ODIR = "odir"
+    ADAM = "adam"
+    RFMID = "rfmid"
 
 
 Out = Annotated[str, typer.Argument(help="Data set to write: a folder or s3:// prefix.")]
@@ -73,7 +81,7 @@ def synth(
 
 @app.command("ingest")
 def ingest(
-    source: Annotated[Path, typer.Argument(help="What to read: a table or a folder, as the adapter says.")],
+    source: Annotated[Path, typer.Argument(help="What to read: a table, or a folder; see --adapter.")],
     out: Out,
     adapter: Annotated[Adapter, typer.Option("--adapter", help="How the source is laid out.")] = Adapter.CSV,
     columns: Annotated[
@@ -144,14 +152,18 @@ def _rows(source: Path, adapter: Adapter, *, columns: str, task: str | None) -> 
     """Read a source the way it is laid out."""
     from retina_ray.data.sources.csv_table import read_csv
     from retina_ray.data.sources.folder import read_folder
+    from retina_ray.data.sources.published import PUBLISHED
 
+    if columns and adapter is not Adapter.CSV:
+        raise ConfigError("--columns is of --adapter csv", columns, f"leave it out: {adapter} names its grades itself")
+    if task is not None and adapter is not Adapter.FOLDER:
+        fix = f"name a table's tasks by --columns {task}=..." if adapter is Adapter.CSV else "leave it out"
+        raise ConfigError("--task is of --adapter folder", task, fix)
     if adapter is Adapter.CSV:
-        if task is not None:
-            raise ConfigError("--task is of --adapter folder", task, f"name a table's tasks by --columns {task}=...")
         return read_csv(source, columns=_mapping(columns))
-    if columns:
-        raise ConfigError("--columns is of --adapter csv", columns, "leave it out: the folders' names are the grades")
-    return read_folder(source, task=task)
+    if adapter is Adapter.FOLDER:
+        return read_folder(source, task=task)
+    return PUBLISHED[adapter](source)
 
 
 def _mapping(columns: str) -> dict[str, str]:

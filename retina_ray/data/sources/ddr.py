@@ -44,8 +44,8 @@ def read_ddr(root: Path) -> list[SourceRow]:
     grading, lesions = root / "DR_grading", root / "lesion_segmentation"
     if not (grading.is_dir() or lesions.is_dir()):
         raise DataError("this is no DDR data set", str(root), "name the folder with DR_grading or lesion_segmentation")
-    rows = {}
-    extra = []
+    rows: dict[str, SourceRow] = {}
+    extra: list[SourceRow] = []
     for folder in SPLIT_OF_FOLDER:
         if (grading / f"{folder}.txt").is_file() or (grading / folder).is_dir():
             listed, unlisted = _graded(grading, folder)

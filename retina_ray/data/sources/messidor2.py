@@ -66,7 +66,7 @@ def read_messidor2(root: Path) -> list[SourceRow]:
 
 def _eyes(pairs: Path) -> dict[str, tuple[str, str]]:
     """Return the examination, named by its left eye, and the side of each photograph by its stem."""
-    eyes = {}
+    eyes: dict[str, tuple[str, str]] = {}
     try:
         with pairs.open(encoding="utf-8-sig", newline="") as file:
             for number, cells in enumerate(csv.reader(file, delimiter=";"), start=1):
