@@ -106,6 +106,14 @@ def test_what_does_not_fit_together_is_listed(root: Path):
     }
 
 
+def test_a_photograph_that_is_listed_twice_is_used_once_and_listed(root: Path):
+    with (root / "DR_grading/train.txt").open("a") as file:
+        file.write("007-0004-000.jpg 3\n")
+    first, again = (row for row in read_ddr(root) if row.image.name == "007-0004-000.jpg")
+    assert (first.grades, first.refused) == ({"dr": 0}, None)
+    assert (again.grades, again.refused) == ({}, "repeated id: line 1 of train lists it too")
+
+
 def test_a_missing_list_is_an_error(root: Path):
     (root / "DR_grading/test.txt").unlink()
     with pytest.raises(DataError, match=r"the grades cannot be read: .*test\.txt"):

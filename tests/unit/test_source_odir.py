@@ -56,6 +56,18 @@ def test_full_df_repeats_each_patient_once_per_eye(tmp_path: Path):
     assert {row.split for row in rows} == {None}
 
 
+def test_an_eye_that_is_repeated_with_other_keywords_is_two_rows_for_ingest_to_compare(tmp_path: Path):
+    kaggle(tmp_path, ("normal fundus", "normal fundus"))
+    with (tmp_path / "full_df.csv").open("a", encoding="utf-8") as file:
+        file.write(line(0, "mild nonproliferative retinopathy", "normal fundus") + "\n")
+    rows = read_odir(tmp_path)
+    assert [(row.image.name, row.grades["dr"], row.line) for row in rows] == [
+        ("0_left.jpg", 0, 2),
+        ("0_right.jpg", 0, 2),
+        ("0_left.jpg", 1, 4),
+    ]
+
+
 def test_keywords_are_separated_by_commas_of_full_and_of_usual_width(tmp_path: Path):
     left, right = kaggle(
         tmp_path,

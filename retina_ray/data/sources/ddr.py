@@ -49,7 +49,11 @@ def read_ddr(root: Path) -> list[SourceRow]:
     for folder in SPLIT_OF_FOLDER:
         if (grading / f"{folder}.txt").is_file() or (grading / folder).is_dir():
             listed, unlisted = _graded(grading, folder)
-            rows |= {row.image_id: row for row in listed}
+            for row in listed:
+                if rows.setdefault(row.image_id, row) is not row:
+                    first = rows[row.image_id]
+                    reason = f"repeated id: line {first.line} of {first.split} lists it too"
+                    extra.append(replace(row, grades={}, refused=reason))
             extra += unlisted
     for folder in SPLIT_OF_FOLDER:
         for row in _with_lesions(lesions / folder):

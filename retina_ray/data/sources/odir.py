@@ -96,11 +96,11 @@ def _rows(table: Path, photographs: Photographs, *, split: str | None) -> list[S
     rows = {}
     for line in read_table(table, columns=("ID", *(column for columns in _SIDES.values() for column in columns))):
         for side, (image, keywords) in _SIDES.items():
-            name = line.cells[image]
-            if name in rows:  # full_df.csv repeats the patient for the other eye
+            name, text = line.cells[image], line.cells[keywords]
+            if (name, text) in rows:  # full_df.csv repeats the patient for the other eye
                 continue
-            grades, refused = _graded(line.cells[keywords])
-            rows[name] = row_of(
+            grades, refused = _graded(text)
+            rows[name, text] = row_of(
                 photographs,
                 name,
                 source=SOURCE,
