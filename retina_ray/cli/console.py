@@ -2,8 +2,10 @@
 
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -148,20 +150,26 @@ def stage_display() -> Iterator[StageDisplay]:
 
 @contextmanager
 def counting(description: str) -> Iterator[Any]:
-    """Show the progress of something countable; yields the function to call with (done, total)."""
+    """Show the progress of something countable: how far, how fast, how long still.
+
+    Yields the function to call with (done, total); lines instead of a bar where standard error is no terminal.
+    """
     out = error_console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    shown = -1
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
+    begun, shown = time.monotonic(), -1
 
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
-        bar = progress.add_task(description)
+        bar = progress.add_task(description, pace="")
 
         def update(done: int, total: int) -> None:
             nonlocal shown
-            progress.update(bar, completed=done, total=total)
+            rate = done / max(time.monotonic() - begun, 1e-9)
+            left = timedelta(seconds=round((total - done) / max(rate, 1e-9)))
+            pace = f"{rate:.1f} images/s, {left} left"
+            progress.update(bar, completed=done, total=total, pace=pace)
             tenth = 10 * done // max(1, total)
             if not out.is_terminal and tenth > shown:
                 shown = tenth
-                out.print(f"{description}: {done}/{total}", markup=False)
+                out.print(f"{description}: {done}/{total}, {pace}", markup=False)
 
         yield update

@@ -1,7 +1,8 @@
 """``retina-ray data``: make, convert and look at data sets."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,10 @@ from retina_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from retina_ray.data.sources.base import SourceRow
+    from retina_ray.data.workers import Work
+
+PAPER_FRACTIONS = (0.5, 0.25, 0.25)
+"""Of SALL, section IV-A."""
 
 app = typer.Typer(help="Make, convert and inspect data sets.", no_args_is_help=True)
 
@@ -81,7 +86,7 @@ def synth(
 
 @app.command("ingest")
 def ingest(
-    source: Annotated[Path, typer.Argument(help="What to read: a table, or a folder; see --adapter.")],
+    source: Annotated[str, typer.Argument(help="What to read: a table, or a folder; local or s3://; see --adapter.")],
     out: Out,
     adapter: Annotated[Adapter, typer.Option("--adapter", help="How the source is laid out.")] = Adapter.CSV,
     columns: Annotated[
@@ -92,28 +97,47 @@ def ingest(
     ] = None,
     size: Annotated[int, typer.Option("--size", min=32, max=2048, help="Side of the stored images, pixels.")] = 512,
     encoding: Annotated[Encoding, typer.Option("--encoding")] = Encoding.JPEG,
-    split: Annotated[str, typer.Option("--split", help="Fractions of train, validation and test.")] = "0.5,0.25,0.25",
+    split: Annotated[
+        str,
+        typer.Option("--split", help="Fractions of train, validation and test, or a CSV file of names and splits."),
+    ] = ",".join(map(str, PAPER_FRACTIONS)),
     seed: Seed = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; default: one per core.", show_default=False)
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Ray cluster whose cores do the work: HOST:PORT or auto.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that is to be listed.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read photographs: check, crop the fundus disc, resize and write them."""
+    """Read photographs: check, crop the fundus disc, resize and write them.
+
+    Killed and started again, it goes on where it was.
+    """
     from retina_ray.data.ingest import ingest as run_ingest
     from retina_ray.data.sources.base import tasks_of
+    from retina_ray.data.sources.files import source_path
+    from retina_ray.data.split_file import prescribe, read_split_file
 
+    if address is not None and workers is not None:
+        raise ConfigError("--workers is of this machine, --address of a cluster", workers, "give one of them")
     fractions = _fractions(split)
-    rows = _rows(source, adapter, columns=columns, task=task)
-    with counting("reading") as progress:
+    rows = _rows(source_path(source), adapter, columns=columns, task=task)
+    if fractions is None:
+        file = source_path(split)
+        rows = prescribe(rows, read_split_file(file), file)
+    with _work(address, workers) as work, counting("reading") as progress:
         summary = run_ingest(
             rows,
             out,
             tasks=tasks_of(rows),
             image_size=size,
             encoding=encoding.value,
-            fractions=fractions,
+            fractions=fractions or PAPER_FRACTIONS,
             seed=seed,
-            num_workers=_cpus(),
+            work=work,
             strict=strict,
             overwrite=overwrite,
             progress=progress,
@@ -124,6 +148,22 @@ def ingest(
     console().print(f"{summary.rows_out} of {summary.rows_in} images in {out}", markup=False, soft_wrap=True)
     for kind, count in summary.refusals.items():
         console().print(f"  {count} refused: {kind}; see {out}/quarantine.csv", markup=False, soft_wrap=True)
+    for kind, count in summary.warnings.items():
+        console().print(f"  {count} to look at: {kind}; see {out}/quarantine.csv", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _work(address: str | None, workers: int | None) -> "Iterator[Work]":
+    """Yield what makes the parts: processes of this machine, or a cluster."""
+    if address is None:
+        from retina_ray.data.workers import in_processes
+
+        yield in_processes(workers or _cpus())
+        return
+    from retina_ray.orchestration.ingest_driver import on_cluster
+
+    with on_cluster(address) as work:
+        yield work
 
 
 @app.command("inspect")
@@ -177,11 +217,14 @@ def _mapping(columns: str) -> dict[str, str]:
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
-def _fractions(text: str) -> tuple[float, float, float]:
+def _fractions(text: str) -> tuple[float, float, float] | None:
+    """Return fractions, or None where the text is the address of a file."""
+    if text.lower().endswith(".csv"):
+        return None
     try:
         train, validation, test = (float(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError("not three fractions", text, "write them as 0.5,0.25,0.25") from None
+        raise ConfigError("neither three fractions nor a .csv file", text, "write 0.5,0.25,0.25") from None
     if not (min(train, validation, test) > 0 and abs(train + validation + test - 1) <= 1e-6):  # NaN too
         raise ConfigError("the fractions must be positive and add up to 1", text, "write them as 0.5,0.25,0.25")
     return train, validation, test

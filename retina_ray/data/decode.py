@@ -1,4 +1,4 @@
-"""Bytes of unknown origin -> an RGB photograph, or an error that names the file and the cause.
+"""Bytes of unknown origin -> an RGB photograph or a drawn mask, or an error that names the file and the cause.
 
 Ingest and serving decode through this file, so a photograph that one accepts the other accepts too, with equal pixels.
 Also the images that a data set stores, whose size is known beforehand (`decode_image`).
@@ -10,8 +10,10 @@ import io
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pydicom
 import simplejpeg
 from PIL import Image, ImageOps
+from pydicom.pixels.utils import pixel_array
 
 from retina_ray.errors import DataError
 
@@ -36,7 +38,7 @@ class CorruptImageError(DataError):
 
 
 def decode_photograph(data: bytes, *, name: str, target: int | None = None) -> npt.NDArray[np.uint8]:
-    """Decode a JPEG, PNG, TIFF, BMP or WebP file as it is to be looked at: upright, RGB, 8 bits.
+    """Decode a JPEG, PNG, TIFF, BMP, WebP or DICOM file as it is to be looked at: upright, RGB, 8 bits.
 
     The format is told by the first bytes, never by the name. The dimensions are checked in the header, before memory
     is spent on pixels. A JPEG is decoded strictly: bit rot that other decoders turn into garbage pixels is an error.
@@ -56,7 +58,31 @@ def decode_photograph(data: bytes, *, name: str, target: int | None = None) -> n
     image_format = _format_of(data, name)
     if image_format == "JPEG":
         return _decode_jpeg(data, name, target)
+    if image_format == "DICOM":
+        return _decode_dicom(data, name)
     return _decode_with_pillow(data, name, image_format)
+
+
+def decode_drawing(data: bytes, *, name: str) -> npt.NDArray[np.bool_]:
+    """Decode a file in which a finding is drawn: every pixel that is not black belongs to it.
+
+    Transparency says nothing: publishers leave it opaque everywhere, or mark with it what their editor showed.
+
+    Args:
+        data: a PNG, TIFF, BMP, WebP or JPEG file of any mode.
+        name: what error messages call it.
+
+    Returns:
+        (H, W) bool, upright.
+
+    Raises:
+        CorruptImageError: as `decode_photograph`.
+    """
+    image = ImageOps.exif_transpose(_open_with_pillow(data, name, _format_of(data, name)))
+    if image.mode not in ("1", "L", "I;16", "I", "F"):
+        image = image.convert("RGB")
+    pixels = np.asarray(image) > 0
+    return np.asarray(pixels if pixels.ndim == 2 else pixels.any(axis=2), dtype=np.bool_)
 
 
 def decode_image(data: memoryview | bytes, *, encoding: str, size: int) -> npt.NDArray[np.uint8]:
@@ -96,9 +122,11 @@ def _format_of(data: bytes, name: str) -> str:
             return image_format
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
+    if data[128:132] == b"DICM":
+        return "DICOM"
     if data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise CorruptImageError("the file is a web page, not an image", name, "download it again, signed in if need be")
-    raise CorruptImageError("the file is no image of a known format", name, "give JPEG, PNG, TIFF, BMP or WebP")
+    raise CorruptImageError("the file is no image of a known format", name, "give JPEG, PNG, TIFF, BMP, WebP or DICOM")
 
 
 def _check_dimensions(width: int, height: int, name: str) -> None:
@@ -153,6 +181,17 @@ def _upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.u
 
 
 def _decode_with_pillow(data: bytes, name: str, image_format: str) -> npt.NDArray[np.uint8]:
+    image = _open_with_pillow(data, name, image_format)
+    try:
+        return _rgb(ImageOps.exif_transpose(image), name)
+    except CorruptImageError:
+        raise
+    except Exception as error:  # at bytes from outside, Pillow raises almost any type
+        raise _damaged(image_format, error, name) from error
+
+
+def _open_with_pillow(data: bytes, name: str, image_format: str) -> Image.Image:
+    """Return an image, its dimensions checked before its pixels are decoded."""
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=[image_format])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -164,11 +203,29 @@ def _decode_with_pillow(data: bytes, name: str, image_format: str) -> npt.NDArra
     _check_dimensions(image.width, image.height, name)
     try:
         image.load()
-        return _rgb(ImageOps.exif_transpose(image), name)
-    except CorruptImageError:
-        raise
     except Exception as error:  # as above
         raise _damaged(image_format, error, name) from error
+    return image
+
+
+def _decode_dicom(data: bytes, name: str) -> npt.NDArray[np.uint8]:
+    """Decode the one frame of a DICOM photograph; whatever says who it is of is left behind."""
+    try:
+        record = pydicom.dcmread(io.BytesIO(data))
+        _check_dimensions(int(record.Columns), int(record.Rows), name)
+        if int(record.get("NumberOfFrames", None) or 1) != 1:
+            raise CorruptImageError(f"the DICOM file holds {record.NumberOfFrames} frames", name, "give one per file")
+        pixels = pixel_array(record)  # colours become RGB
+        bits = int(record.BitsStored)
+    except CorruptImageError:
+        raise
+    except Exception as error:  # at bytes from outside, pydicom raises almost any type
+        raise _damaged("DICOM", error, name) from error
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise CorruptImageError(f"the DICOM file has {pixels.dtype} pixels", name, "give a photograph, 8 or 16 bits")
+    highest = 2**bits - 1
+    eight = ((pixels.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
+    return eight if eight.ndim == 3 else np.repeat(eight[:, :, None], 3, axis=2)
 
 
 def _rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:

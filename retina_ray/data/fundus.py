@@ -6,12 +6,13 @@ sees the same square: the disc's full diameter wide, black where the photograph 
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from retina_ray.data.decode import decode_photograph
+from retina_ray.data.decode import CorruptImageError, decode_photograph
 from retina_ray.errors import DataError
 
 PREPROCESSING_VERSION = 1
@@ -31,6 +32,7 @@ _FIX = "give a colour photograph that shows the fundus as a disc on a dark surro
 
 Pixels = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 class NoFundusError(DataError):
@@ -90,11 +92,7 @@ def crop_disc(image: Pixels, disc: Disc, size: int) -> Pixels:
         uint8 (S, S, 3); the disc touches all four sides.
     """
     side = max(1, round(2 * disc.radius))
-    left, top = round(disc.cx - side / 2), round(disc.cy - side / 2)
-    height, width = image.shape[:2]
-    square = np.zeros((side, side, 3), dtype=np.uint8)
-    rows, columns = slice(max(0, top), min(height, top + side)), slice(max(0, left), min(width, left + side))
-    square[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = image[rows, columns]
+    square = _cut(image, disc, side)
     interpolation = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(square, (size, size), interpolation=interpolation), dtype=np.uint8)
 
@@ -109,7 +107,31 @@ def prepare(image: Pixels, size: int, *, name: str = "photograph") -> Pixels:
 
 
 def prepare_bytes(data: bytes, *, name: str, size: int) -> Pixels:
-    """Turn a photograph's file into the square every model sees: decode, find the disc, cut, resize.
+    """Turn a photograph's file into the square every model sees: uint8 (S, S, 3) RGB.
+
+    As `find_and_crop`, which returns more.
+    """
+    return find_and_crop(data, name=name, size=size).pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """The square that was cut from a photograph.
+
+    Attributes:
+        pixels: uint8 (S, S, 3) RGB.
+        disc: it was cut around, in pixels of the photograph as decoded.
+        height, width: of the photograph as decoded, which may be a fraction of the file's.
+    """
+
+    pixels: Pixels
+    disc: Disc
+    height: int
+    width: int
+
+
+def find_and_crop(data: bytes, *, name: str, size: int) -> Square:
+    """Decode a photograph's file, find its disc, cut the square around it and resize that.
 
     A JPEG is decoded at reduced size, and once more with more pixels where the disc turns out to be a small part of
     the frame, so that the square is never enlarged from fewer pixels than the file holds.
@@ -118,9 +140,6 @@ def prepare_bytes(data: bytes, *, name: str, size: int) -> Pixels:
         data: the file.
         name: what error messages call it.
         size: S, pixels of a side.
-
-    Returns:
-        uint8 (S, S, 3) RGB.
 
     Raises:
         CorruptImageError: the file cannot be decoded.
@@ -131,7 +150,42 @@ def prepare_bytes(data: bytes, *, name: str, size: int) -> Pixels:
     if 2 * disc.radius < size:
         finer = decode_photograph(data, name=name, target=round(size * min(image.shape[:2]) / (2 * disc.radius)) + 1)
         disc, image = disc.scaled(max(finer.shape) / max(image.shape)), finer
-    return crop_disc(image, disc, size)
+    return Square(crop_disc(image, disc, size), disc, *image.shape[:2])
+
+
+def crop_drawing(drawing: npt.NDArray[np.bool_], square: Square, *, name: str) -> npt.NDArray[np.bool_]:
+    """Cut a drawn finding the way its photograph was cut: (S, S) bool.
+
+    A pixel is set where any of those it stands for is, so that microaneurysms of a few pixels are kept.
+
+    Args:
+        drawing: (H, W), drawn on the photograph at the file's full size.
+        square: what was cut from the photograph.
+        name: what error messages call the drawing.
+
+    Raises:
+        CorruptImageError: its sides are not in the proportion of the photograph's.
+    """
+    height, width = drawing.shape
+    scale = width / square.width
+    if abs(height - scale * square.height) > max(1.0, scale):  # reduced decoding rounds a side up by one pixel
+        what = f"the drawing is {width} x {height} pixels, of other proportions than its photograph"
+        raise CorruptImageError(what, name, "draw it on the photograph itself")
+    disc, size = square.disc.scaled(scale), len(square.pixels)
+    side = max(1, round(2 * disc.radius))
+    cut = _cut(drawing.astype(np.float32), disc, side)
+    interpolation = cv2.INTER_AREA if side > size else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(cut, (size, size), interpolation=interpolation) > 0, dtype=np.bool_)
+
+
+def _cut(image: npt.NDArray[_Number], disc: Disc, side: int) -> npt.NDArray[_Number]:
+    """Return the square of that side around a disc, zero where it leaves the image (H, W, ...)."""
+    left, top = round(disc.cx - side / 2), round(disc.cy - side / 2)
+    height, width = image.shape[:2]
+    square = np.zeros((side, side, *image.shape[2:]), dtype=image.dtype)
+    rows, columns = slice(max(0, top), min(height, top + side)), slice(max(0, left), min(width, left + side))
+    square[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = image[rows, columns]
+    return square
 
 
 def _rim(grey: Pixels, name: str) -> Points:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from retina_ray.errors import DataError
@@ -139,6 +140,18 @@ class Store:
         with self._explained(name), self._fs.open_input_file(self._path(name)) as file:
             return bytes(file.read())
 
+    @contextmanager
+    def open(self, name: str) -> Iterator[pa.NativeFile]:
+        """Open a file for reading here and there, of which a local one is mapped into memory.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+            DataError: when the storage refuses or cannot be reached.
+        """
+        path = self._path(name)
+        with self._explained(name), pa.memory_map(path) if self.is_local else self._fs.open_input_file(path) as file:
+            yield file
+
     def write_bytes(self, name: str, data: bytes) -> None:
         """Publish a file whole or not at all: a rename locally, a single PUT on S3 (below 10 MiB).
 
@@ -158,6 +171,12 @@ class Store:
         with self._explained(""):
             found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
         return sorted(info.base_name for info in found if info.base_name)
+
+    def versions(self) -> dict[str, tuple[int, int]]:
+        """Return bytes and time of the last change (in ns) of the files directly below, by name."""
+        with self._explained(""):
+            found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+        return {info.base_name: (info.size, info.mtime_ns) for info in found if info.type == pafs.FileType.File}
 
     def upload(self, local_file: Path, name: str) -> None:
         """Copy a local file here.
@@ -191,6 +210,16 @@ class Store:
         ):
             while chunk := source.read(_CHUNK_BYTES):
                 target.write(chunk)
+
+    def remove(self, name: str) -> None:
+        """Delete a file; nothing happens where there is none.
+
+        Raises:
+            DataError: when the storage refuses.
+        """
+        with writing(self.local_path) if self.is_local else self._explained(name):
+            if self._fs.get_file_info(self._path(name)).type == pafs.FileType.File:
+                self._fs.delete_file(self._path(name))
 
     def delete(self) -> None:
         """Delete this folder with all that is below it; nothing happens where it is missing.

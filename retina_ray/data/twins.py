@@ -1,78 +1,74 @@
 """Rows of one source or several that show the same photograph, or claim the same id.
 
 Published data sets repeat photographs, sometimes with other grades, and tables of different tasks may list the same
-files. A repeated photograph must not land in two splits, nor teach two answers.
+files. A repeated photograph must not land in two splits, nor teach two answers. What is not here: files that differ
+but show the same picture (``lookalikes``).
 """
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from retina_ray.data.refusals import Refusal, place_of
 from retina_ray.data.sources.base import SourceRow
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a photograph is not in the data set; ``kind`` is what refusals are counted by."""
+class Twins:
+    """What rows with equal files mean for each other.
 
-    kind: str
-    reason: str
-    fix: str
+    Attributes:
+        grades: of each row, those of its twins included.
+        refused: by row: all but the first of its twins, and rows of a repeated id.
+        mask_of: row that has no mask -> its twin that has one.
+        pairs: of rows with equal files.
+    """
+
+    grades: list[dict[str, int | None]]
+    refused: dict[int, Refusal]
+    mask_of: dict[int, int]
+    pairs: list[tuple[int, int]]
 
 
-def place_of(row: SourceRow) -> str:
-    """Return where a row was read, for messages."""
-    return str(row.image) if row.line is None else f"line {row.line} ({row.image})"
-
-
-def find_twins(rows: Sequence[SourceRow], num_workers: int) -> tuple[list[dict[str, int | None]], dict[int, Refusal]]:
+def find_twins(rows: Sequence[SourceRow], sha256: Mapping[int, str]) -> Twins:
     """Compare rows whose files are equal, and rows of equal ids.
 
-    Returns:
-        The grades of each row, those of its twins included, and the refusals by row.
+    Args:
+        rows: all of them.
+        sha256: of the files, by row; a row that is not in it cannot be used and is compared with none.
     """
-    grades = [dict(row.grades) for row in rows]
-    refused: dict[int, Refusal] = {}
-    for twins in _equal_files(rows, num_workers):
-        first = twins[0]
-        known = {(task, grade) for twin in twins for task, grade in rows[twin].grades.items() if grade is not None}
-        if len(known) > len({task for task, _ in known}):
-            places = " and ".join(place_of(rows[twin]) for twin in twins)
-            reason = f"conflicting grades: one photograph, graded differently, at {places}"
-            refused |= dict.fromkeys(twins, Refusal("conflicting grades", reason, "keep the row with the right grade"))
-            continue
-        grades[first] |= dict(known)
-        for twin in twins[1:]:
-            reason = f"duplicate: the same photograph as {place_of(rows[first])}"
-            refused[twin] = Refusal("duplicate", reason, "nothing, unless the files were mixed up: it is stored once")
+    result = Twins([dict(row.grades) for row in rows], {}, {}, [])
+    equal: dict[str, list[int]] = defaultdict(list)
+    for index, digest in sha256.items():
+        equal[digest].append(index)
+    for twins in equal.values():
+        if len(twins) > 1:
+            _join(rows, twins, result)
     holder: dict[str, SourceRow] = {}
-    for index, row in enumerate(rows):
-        if index in refused:
-            continue
-        if holder.setdefault(row.image_id, row) is not row:
+    for index in sha256:
+        row = rows[index]
+        if index not in result.refused and holder.setdefault(row.image_id, row) is not row:
             reason = f"repeated id: {row.image_id} is also that of {place_of(holder[row.image_id])}"
-            refused[index] = Refusal("repeated id", reason, "give every photograph its own id")
-    return grades, refused
+            result.refused[index] = Refusal("repeated id", reason, "give every photograph its own id")
+    return result
 
 
-def _equal_files(rows: Sequence[SourceRow], num_workers: int) -> list[list[int]]:
-    """Return lists of two or more rows whose files are equal; only files of equal size are read."""
-    by_size: dict[int, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        if row.image.is_file():
-            by_size[row.image.stat().st_size].append(index)
-    suspects = [index for size, indices in by_size.items() if size and len(indices) > 1 for index in indices]
-    by_content: dict[str, list[int]] = defaultdict(list)
-    with ThreadPoolExecutor(num_workers) as pool:
-        for index, digest in zip(suspects, pool.map(_digest, [rows[i] for i in suspects]), strict=True):
-            by_content[digest].append(index)
-    return [indices for digest, indices in by_content.items() if digest and len(indices) > 1]
-
-
-def _digest(row: SourceRow) -> str:
-    try:
-        return hashlib.sha256(row.image.read_bytes()).hexdigest()
-    except OSError:  # converting it will say why
-        return ""
+def _join(rows: Sequence[SourceRow], twins: Sequence[int], result: Twins) -> None:
+    """Give the first of equal files what is known of all of them, and refuse the others; or all, if they disagree."""
+    first, *others = twins
+    known = {(task, grade) for twin in twins for task, grade in rows[twin].grades.items() if grade is not None}
+    if len(known) > len({task for task, _ in known}):
+        places = " and ".join(place_of(rows[twin]) for twin in twins)
+        reason = f"conflicting grades: one photograph, graded differently, at {places}"
+        refusal = Refusal("conflicting grades", reason, "keep the row with the right grade")
+        result.refused.update(dict.fromkeys(twins, refusal))
+        return
+    result.grades[first] |= dict(known)
+    result.pairs.extend((first, other) for other in others)
+    if rows[first].masks is None and (drawn := [twin for twin in others if rows[twin].masks is not None]):
+        result.mask_of[first] = drawn[0]
+    for other in others:
+        reason = f"duplicate: the same photograph as {place_of(rows[first])}"
+        result.refused[other] = Refusal(
+            "duplicate", reason, "nothing, unless the files were mixed up: it is stored once"
+        )

@@ -12,9 +12,9 @@ import torch
 
 from retina_ray.bundle import Bundle
 from retina_ray.bundle_manifest import QualityLimits, TaskCalibration
+from retina_ray.data.conversion import Target, convert
 from retina_ray.data.decode import CorruptImageError
 from retina_ray.data.fundus import NoFundusError
-from retina_ray.data.ingest import convert
 from retina_ray.data.loader import Loader, Samples
 from retina_ray.data.manifest import Encoding
 from retina_ray.data.order import Share
@@ -54,7 +54,7 @@ def predictor(bundle: Bundle) -> Predictor:
 
 def evaluation_batch(folder: Path, data: bytes, encoding: Encoding, image_size: int) -> torch.Tensor:
     """Ingest a photograph and return what evaluation shows the network, (1, 3, H, W)."""
-    stored = convert(data, name="a", image_size=STORED_SIZE, encoding=encoding)
+    stored = convert(data, None, name="a", target=Target(STORED_SIZE, encoding))
     row = Row("a", "a", "a", "test", stored.image, STORED_SIZE, STORED_SIZE, stored.sha256, {"dr": 0})
     with ShardWriter(str(folder), tasks=TASKS, image_size=STORED_SIZE, encoding=encoding, source="test") as writer:
         writer.add(row)

@@ -3,7 +3,7 @@
 What is not here: reading photographs (``ingest`` does, in parallel), and any one data set's file layout.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from retina_ray.errors import DataError
 
 MAX_GRADE = 127
 """Grades are stored in 8 bits."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
+"""Files that are taken for photographs, in any case; others (notes, thumbnails' databases) are passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,33 +50,69 @@ class SourceRow:
     refused: str | None = None
 
 
-def check_grade(task: str, grade: int, where: str) -> None:
-    """Check that a task has a grade.
+def wrong_grade(task: str, grade: int) -> str | None:
+    """Return what is wrong with a grade, as `SourceRow.refused` says it, or None where the task has that grade.
 
     Args:
         task: its name; a known task has known grades, another may have any up to `MAX_GRADE`.
         grade: as read.
-        where: file and line for the message.
-
-    Raises:
-        DataError: when it has not.
     """
     highest = KNOWN_TASKS[task].num_grades - 1 if task in KNOWN_TASKS else MAX_GRADE
-    if not 0 <= grade <= highest:
-        raise DataError(f"{where}: task {task} has no such grade", grade, f"use 0..{highest}, or leave it empty")
+    return None if 0 <= grade <= highest else f"no such grade: task {task} has 0..{highest}, not {grade}"
+
+
+def unlabelled_rows(
+    folders: Iterable[Path], listed: Collection[Path], *, source: str, root: Path, reason: str
+) -> list[SourceRow]:
+    """Return a refused row for each photograph of the folders that is not listed.
+
+    Args:
+        folders: searched without their subfolders.
+        listed: photographs that have a label.
+        source: name of the data set.
+        root: that ids are relative to.
+        reason: why they have no label.
+    """
+    known = set(listed)
+    found = [file for folder in sorted(set(folders)) if folder.is_dir() for file in photographs_in(folder)]
+    return [
+        SourceRow(
+            image=file,
+            image_id=f"unlabelled {_relative(file, root)}",
+            group_id=f"unlabelled {_relative(file, root)}",
+            source=source,
+            grades={},
+            refused=f"image without label: {reason}",
+        )
+        for file in found
+        if file not in known
+    ]
+
+
+def photographs_in(folder: Path) -> list[Path]:
+    """Return the photographs directly in a folder, sorted; what is no photograph by its name is passed over."""
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    ]
+
+
+def _relative(file: Path, root: Path) -> str:
+    return str(file).removeprefix(f"{root}/")
 
 
 def tasks_of(rows: Sequence[SourceRow]) -> tuple[Task, ...]:
     """Return the tasks that rows name, graded or not, in the order of their first appearance.
 
     Raises:
-        DataError: when no row has a grade, or a task's name is no lower-case identifier.
+        DataError: when no row has a grade or drawn lesions, or a task's name is no lower-case identifier.
     """
     highest: dict[str, int] = {}
     for row in rows:
         for task, grade in row.grades.items():
             highest[task] = max(highest.get(task, NO_GRADE), NO_GRADE if grade is None else grade)
-    if all(grade == NO_GRADE for grade in highest.values()):
+    if all(grade == NO_GRADE for grade in highest.values()) and all(row.masks is None for row in rows):
         raise DataError("no image has a grade", f"{len(rows)} rows", "check the columns or folders of the grades")
     return tuple(_task(name, grade + 1) for name, grade in highest.items())
 

@@ -6,10 +6,12 @@ A published data set that is one table needs no adapter of its own: it is a mapp
 import csv
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from retina_ray.data.schema import SPLITS
-from retina_ray.data.sources.base import SourceRow, check_grade
+from retina_ray.data.sources.base import SourceRow, unlabelled_rows, wrong_grade
+from retina_ray.data.sources.files import MISSING, versions
 from retina_ray.errors import DataError
 
 OPTIONAL_COLUMNS = ("id", "group", "split", "laterality")
@@ -30,11 +32,11 @@ def read_csv(path: Path, *, columns: Mapping[str, str], name: str | None = None)
         name: of the source; default: the table's name without its suffix.
 
     Returns:
-        A row per line; ``image_id`` is the cell of ``id``, else that of ``image``.
+        A row per line, whose ``image_id`` is the cell of ``id``, else that of ``image``; a line that cannot be used is
+        a refused row that says why. Then a refused row per photograph that lies beside the listed ones.
 
     Raises:
-        DataError: the table cannot be read, lacks a column, or has a cell or an image that cannot be used; the
-            message gives the line.
+        DataError: the table cannot be read, lacks a column, or none of its images is there.
     """
     tasks = [key for key in columns if key not in ("image", *OPTIONAL_COLUMNS)]
     if "image" not in columns or not tasks:
@@ -53,8 +55,12 @@ def read_csv(path: Path, *, columns: Mapping[str, str], name: str | None = None)
         raise DataError("the table is no CSV in UTF-8", f"{path} ({error})", "export it again") from error
     if not rows:
         raise DataError("the table has no rows", str(path), "check the export")
-    _check_images(rows, path)
-    return rows
+    rows = _with_missing_images(rows, path)
+    images = {row.image for row in rows if row.image != path}
+    folders = {image.parent for image in images}
+    return rows + unlabelled_rows(
+        folders, images, source=source, root=path.parent, reason=f"{path.name} does not list it"
+    )
 
 
 def _numbered(reader: "csv.DictReader[str]") -> Iterable[tuple[int, dict[str, str]]]:
@@ -79,53 +85,64 @@ def _row(
     line: int,
     source: str,
 ) -> SourceRow:
-    where = f"{path}, line {line}"
-    if None in cells.values() or None in cells:
-        raise DataError(f"{where}: the line has fewer or more cells than the header", line, "quote commas inside cells")
-
     def cell(key: str) -> str | None:
-        return (cells[columns[key]] or "").strip() or None if key in columns else None
+        return (cells.get(columns[key]) or "").strip() or None if key in columns else None
 
-    image = cell("image")
-    if image is None:
-        raise DataError(f"{where}: no image is named", "empty cell", "name a file or delete the line")
-    image_id = cell("id") or image
-    split, laterality = cell("split"), cell("laterality")
+    image, split, laterality = cell("image"), cell("split"), cell("laterality")
+    image_id = cell("id") or image or f"line {line}"
+    grades, refused = _grades({task: cell(task) for task in tasks})
     if split not in (None, *SPLITS):
-        raise DataError(f"{where}: no such split", split, f"use {', '.join(SPLITS)}, or leave it empty")
+        refused = f"no such split: {split}, known are {', '.join(SPLITS)}"
     if laterality is not None and laterality.lower() not in _LATERALITIES:
-        raise DataError(f"{where}: no such laterality", laterality, "use left or right, or leave it empty")
+        refused = f"no such laterality: {laterality}, known are left and right"
+    if image is None:
+        refused = "label without image: the line names none"
+    if None in cells.values() or None in cells:
+        refused = "unreadable line: it has fewer or more cells than the header"
     return SourceRow(
-        image=path.parent / image,
+        image=path.parent / image if image else path,
         image_id=image_id,
         group_id=cell("group") or image_id,
         source=source,
-        grades={task: _grade(cell(task), task, where) for task in tasks},
-        split=split,
-        laterality=laterality and _LATERALITIES[laterality.lower()],
+        grades={} if refused else grades,
+        split=None if refused else split,
+        laterality=None if refused or laterality is None else _LATERALITIES[laterality.lower()],
         line=line,
+        refused=refused,
     )
 
 
-def _grade(text: str | None, task: str, where: str) -> int | None:
-    if text is None:
-        return None
-    try:
-        number = float(text)  # a column with gaps is often exported as 2.0
-    except ValueError:
-        number = float("nan")
-    if not number.is_integer():
-        raise DataError(f"{where}: the grade of task {task} is no whole number", text, "correct or empty the cell")
-    check_grade(task, int(number), where)
-    return int(number)
+def _grades(cells: Mapping[str, str | None]) -> tuple[dict[str, int | None], str | None]:
+    """Return the grade of each task, None where the cell is empty; and what is wrong with the first bad one."""
+    grades: dict[str, int | None] = {}
+    for task, text in cells.items():
+        try:
+            number = None if text is None else float(text)  # a column with gaps is often exported as 2.0
+        except ValueError:
+            number = float("nan")
+        if number is not None and not number.is_integer():
+            return {}, f"no such grade: {text} of task {task} is no whole number"
+        if number is not None and (wrong := wrong_grade(task, int(number))):
+            return {}, wrong
+        grades[task] = None if number is None else int(number)
+    return grades, None
 
 
-def _check_images(rows: Sequence[SourceRow], path: Path) -> None:
-    missing = [row for row in rows if not row.image.is_file()]
-    if missing:
-        first = missing[0]
-        raise DataError(
-            f"{path}, line {first.line}: the image is missing ({len(missing)} of {len(rows)} are)",
-            str(first.image),
-            "paths are relative to the table's folder: move the table, or correct the column",
-        )
+def _with_missing_images(rows: Sequence[SourceRow], path: Path) -> list[SourceRow]:
+    """Refuse the rows whose images are not there.
+
+    Raises:
+        DataError: when none is, which says that the paths are meant otherwise.
+    """
+    version_of = versions(row.image for row in rows)
+    missing = [row.image for row in rows if version_of[row.image] == MISSING]
+    if len(missing) == len(rows):
+        fix = "paths are relative to the table's folder: move the table, or correct the column"
+        raise DataError(f"none of the {len(rows)} images of {path} is there", str(missing[0]), fix)
+    gone = set(missing)
+    return [
+        replace(row, grades={}, split=None, refused=row.refused or f"label without image: there is no {row.image.name}")
+        if row.image in gone
+        else row
+        for row in rows
+    ]

@@ -6,13 +6,11 @@ of its own: where a patient has several, use a table with a group column.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from retina_ray.data.sources.base import SourceRow, check_grade
+from retina_ray.data.sources.base import SUFFIXES, SourceRow, photographs_in, unlabelled_rows, wrong_grade
 from retina_ray.errors import DataError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
-"""Files that are taken for photographs, in any case; others (notes, thumbnails' databases) are passed over."""
 
 
 def read_folder(root: Path, *, task: str | None = None, name: str | None = None) -> list[SourceRow]:
@@ -24,43 +22,46 @@ def read_folder(root: Path, *, task: str | None = None, name: str | None = None)
         name: of the source; default: the folder's name.
 
     Returns:
-        A row per photograph, sorted by path, which relative to the root is its ``image_id``.
+        A row per photograph, sorted by path, which relative to the root is its ``image_id``; then refused ones for
+        those that lie beside the folders of the grades.
 
     Raises:
-        DataError: no folder, no photograph, or a folder that is no grade of its task.
+        DataError: no folder, no photograph, or a folder whose name is no number.
     """
     if not root.is_dir():
         raise DataError("there is no such folder", str(root), "check the path")
     if task is None and any(folder.name.isdecimal() for folder in _folders(root)):
         raise DataError("the folders are grades, but of which task is not said", str(root), "name the task")
     tasks = {task: root} if task is not None else {folder.name: folder for folder in _folders(root)}
+    source = name or root.name or root.resolve().name
     rows = [
         SourceRow(
             image=image,
             image_id=image.relative_to(root).as_posix(),
             group_id=image.relative_to(root).as_posix(),
-            source=name or root.resolve().name,
+            source=source,
             grades={task_name: grade},
+            refused=wrong_grade(task_name, grade),
         )
         for task_name, folder in tasks.items()
-        for grade, image in _graded(task_name, folder)
+        for grade, image in _graded(folder)
     ]
+    rows = [replace(row, grades={}) if row.refused else row for row in rows]
     if not rows:
         raise DataError(
             "the folder holds no photographs", str(root), f"expected <task>/<grade>/* with {', '.join(SUFFIXES)}"
         )
-    return rows
+    beside = {root, *tasks.values()}
+    return rows + unlabelled_rows(beside, (), source=source, root=root, reason="it lies in no folder of a grade")
 
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _graded(task: str, folder: Path) -> Iterator[tuple[int, Path]]:
+def _graded(folder: Path) -> Iterator[tuple[int, Path]]:
     for graded in _folders(folder):
         if not graded.name.isdecimal():
             raise DataError("this folder is no grade", str(graded), "name it 0, 1, 2, ... or move it away")
-        check_grade(task, int(graded.name), str(graded))
-        for image in sorted(graded.iterdir()):
-            if image.is_file() and image.suffix.lower() in SUFFIXES and not image.name.startswith("."):
-                yield int(graded.name), image
+        for image in photographs_in(graded):
+            yield int(graded.name), image

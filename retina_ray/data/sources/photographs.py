@@ -7,8 +7,7 @@ and a photograph without a label both become rows that say so.
 from collections.abc import Mapping
 from pathlib import Path
 
-from retina_ray.data.sources.base import SourceRow
-from retina_ray.data.sources.folder import SUFFIXES
+from retina_ray.data.sources.base import SUFFIXES, SourceRow, photographs_in
 from retina_ray.errors import DataError
 
 
@@ -21,8 +20,7 @@ class Photographs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        self._files = [path for path in files if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+        self._files = photographs_in(folder) if folder.is_dir() else []
         self._by_name = {path.name.lower(): path for path in reversed(self._files)}
         self._by_stem = {path.stem.lower(): path for path in reversed(self._files)}
         self._taken: set[Path] = set()

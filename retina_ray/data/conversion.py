@@ -1,0 +1,110 @@
+"""One photograph's file into one stored image: decode, find the disc, cut, resize, encode, with its drawn lesions.
+
+Depends on the files alone, so any process of any machine may do it. What is not here: which photographs, and in which
+order (``ingest``).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+
+from retina_ray.data.decode import CorruptImageError, decode_drawing
+from retina_ray.data.fundus import NoFundusError, Square, crop_drawing, find_and_crop
+from retina_ray.data.lookalikes import look_of
+from retina_ray.data.manifest import Encoding
+from retina_ray.data.masks import encode_mask
+from retina_ray.data.refusals import Refusal
+from retina_ray.data.schema import LESIONS
+from retina_ray.data.sources.base import SourceRow
+from retina_ray.data.sources.files import read_file
+from retina_ray.errors import DataError
+
+JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What photographs are turned into.
+
+    Attributes:
+        image_size: S, pixels of a side of the square around the fundus disc.
+        encoding: jpeg (quality 92, full chroma: small lesions differ from the retina mostly in colour) or raw.
+    """
+
+    image_size: int
+    encoding: Encoding
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A stored image.
+
+    Attributes:
+        image: JPEG, or raw uint8 HWC bytes.
+        mask: as `data.masks.encode_mask` makes it, or None where no lesions are drawn.
+        sha256: of the photograph's file, in hexadecimal.
+        look: see `data.lookalikes`.
+    """
+
+    image: bytes
+    mask: bytes | None
+    sha256: str
+    look: bytes
+
+
+def convert(data: bytes, drawings: Mapping[str, bytes] | None, *, name: str, target: Target) -> Converted:
+    """Turn a photograph's file into a stored image.
+
+    Args:
+        data: the file.
+        drawings: files of lesion planes by name (of `LESIONS`); a plane that is missing is empty. None: no mask.
+        name: what error messages call the photograph.
+        target: what to turn it into.
+
+    Raises:
+        CorruptImageError: a file cannot be decoded, or a drawing is of another photograph.
+        NoFundusError: it shows no fundus disc.
+    """
+    square = find_and_crop(data, name=name, size=target.image_size)
+    raw = target.encoding == "raw"
+    return Converted(
+        image=square.pixels.tobytes() if raw else simplejpeg.encode_jpeg(square.pixels, quality=JPEG_QUALITY),
+        mask=None if drawings is None else _mask(drawings, square, name),
+        sha256=hashlib.sha256(data).hexdigest(),
+        look=look_of(square.pixels),
+    )
+
+
+def convert_row(row: SourceRow, target: Target) -> Converted | Refusal:
+    """Read and convert a source's photograph, or say why that cannot be done."""
+    name = str(row.image)
+    try:
+        data = read_file(row.image)
+        drawings = None if row.masks is None else {plane: read_file(file) for plane, file in row.masks.items()}
+        return convert(data, drawings, name=name, target=target)
+    except CorruptImageError as error:
+        return Refusal("damaged image", error.what, error.fix)
+    except NoFundusError as error:
+        return Refusal("no fundus", error.what, error.fix)
+    except FileNotFoundError as error:
+        return Refusal("label without image", f"there is no file {error.filename or name}", "check the path")
+    except OSError as error:
+        return Refusal("unreadable file", str(error.strerror or error), "check the path and its permissions")
+    except MemoryError:
+        return Refusal("damaged image", "it needs more memory than there is", "reduce it")
+
+
+def _mask(drawings: Mapping[str, bytes], square: Square, name: str) -> bytes:
+    unknown = set(drawings) - set(LESIONS)
+    if unknown:
+        raise DataError("a source draws unknown lesions", sorted(unknown), f"use {', '.join(LESIONS)}")
+    size = len(square.pixels)
+    planes = np.zeros((len(LESIONS), size, size), dtype=np.bool_)
+    for plane, lesion in enumerate(LESIONS):
+        if lesion in drawings:
+            label = f"{name} ({lesion} drawn)"
+            planes[plane] = crop_drawing(decode_drawing(drawings[lesion], name=label), square, name=label)
+    return encode_mask(planes)

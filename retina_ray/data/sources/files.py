@@ -1,0 +1,68 @@
+"""The files of a source, on a disk or on S3, behind the interface of ``pathlib``.
+
+A path on S3 is a ``cloudpathlib.S3Path``, which lists, joins and reads like a local one; photographs are read through
+`data.store`, whose reads retry and resume.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+from cloudpathlib import S3Path
+
+from retina_ray.data.store import Store
+
+Version = tuple[int, int]
+"""Bytes and time of the last change (in ns) of a file; `MISSING` where there is none."""
+
+MISSING: Version = (-1, -1)
+
+
+def source_path(address: str) -> Path:
+    """Return the path of a source.
+
+    Args:
+        address: a local path, or ``s3://bucket/key``.
+
+    Raises:
+        DataError: the address is of another kind, or its storage does not answer.
+    """
+    if "://" not in address:
+        return Path(address).expanduser()
+    Store(address).list()  # raises what is wrong with the bucket, the credentials or the endpoint, in our words
+    return cast(Path, S3Path(address))
+
+
+def read_file(path: Path) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        DataError: the storage does not answer.
+    """
+    if isinstance(path, Path):
+        return path.read_bytes()
+    return Store(str(path.parent)).read_bytes(path.name)
+
+
+def versions(paths: Iterable[Path]) -> dict[Path, Version]:
+    """Return the versions of files; a folder on S3 is listed once, whatever the number of its files."""
+    found: dict[Path, Version] = {}
+    folders: dict[Path, dict[str, Version]] = {}
+    for path in paths:
+        if isinstance(path, Path):
+            found[path] = _local_version(path)
+        else:
+            if path.parent not in folders:
+                folders[path.parent] = Store(str(path.parent)).versions()
+            found[path] = folders[path.parent].get(path.name, MISSING)
+    return found
+
+
+def _local_version(path: Path) -> Version:
+    try:
+        status = path.stat()
+    except OSError:
+        return MISSING
+    return status.st_size, status.st_mtime_ns

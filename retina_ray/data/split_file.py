@@ -1,0 +1,102 @@
+"""Splits that somebody else has made: a CSV file that names photographs and the split of each.
+
+Comparable results need the very splits of others. Published ones are tables with a column of file names or ids and a
+column of splits; names of both columns differ, and so do the words for the splits.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from retina_ray.data.sources.base import SourceRow
+from retina_ray.errors import DataError
+
+_IMAGE_COLUMNS = (
+    "image",
+    "image_id",
+    "imagename",
+    "image_name",
+    "image_path",
+    "filename",
+    "file",
+    "path",
+    "name",
+    "id",
+)
+_SPLIT_COLUMNS = ("split", "subset", "set", "fold", "partition", "usage")
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "crossval": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Words for splits, in lower case."""
+
+
+def read_split_file(path: Path) -> dict[str, str]:
+    """Return the split of each photograph that a file names: name -> train, validation or test.
+
+    Args:
+        path: CSV in UTF-8 with a header that has one of `_IMAGE_COLUMNS` and one of `_SPLIT_COLUMNS`, in any case.
+
+    Raises:
+        DataError: it cannot be read, lacks a column, uses another word, or gives a name two splits.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.reader(file, strict=True))
+    except OSError as error:
+        raise DataError("the split file cannot be read", f"{path} ({error.strerror})", "check the path") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError("the split file is no CSV in UTF-8", f"{path} ({error})", "export it again") from error
+    header = [name.strip().lower() for name in lines[0]] if lines else []
+    image, split = (_column(header, names, path) for names in (_IMAGE_COLUMNS, _SPLIT_COLUMNS))
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if not any(line):
+            continue
+        name, word = (line[column].strip() if column < len(line) else "" for column in (image, split))
+        if word.lower() not in _SPLITS:
+            fix = f"use one of {', '.join(_SPLITS)}"
+            raise DataError(f"{path}, line {number}: no such split", word or "empty cell", fix)
+        if found.setdefault(name, _SPLITS[word.lower()]) != _SPLITS[word.lower()]:
+            raise DataError(f"{path}, line {number}: a photograph in two splits", name, "keep one of its lines")
+    return found
+
+
+def prescribe(rows: Sequence[SourceRow], splits: Mapping[str, str], path: Path) -> list[SourceRow]:
+    """Return the rows with the splits of a file, which replace those of the source.
+
+    A row is looked up by its id, then by its file's name, then by that without its suffix. Rows that the file does not
+    name are refused: whoever prescribes splits means just these photographs.
+
+    Raises:
+        DataError: it names none of the rows.
+    """
+    by_stem = {PurePosixPath(name).stem: split for name, split in splits.items()}
+    by_name = {PurePosixPath(name).name: split for name, split in splits.items()}
+    found = [splits.get(row.image_id) or by_name.get(row.image.name) or by_stem.get(row.image.stem) for row in rows]
+    if not any(found):
+        example = next(iter(splits), "nothing")
+        raise DataError(f"{path} names none of the photographs", example, f"write their names, like {rows[0].image_id}")
+    return [
+        row
+        if row.refused
+        else replace(row, split=split)
+        if split
+        else replace(row, grades={}, split=None, masks=None, refused=f"not in the split file: {path.name}")
+        for row, split in zip(rows, found, strict=True)
+    ]
+
+
+def _column(header: Sequence[str], names: Sequence[str], path: Path) -> int:
+    for name in names:
+        if name in header:
+            return header.index(name)
+    fix = f"it has {', '.join(filter(None, header)) or 'none'}"
+    raise DataError(f"the split file {path} lacks a column", " or ".join(names), fix)
