@@ -19,6 +19,7 @@ ALIKE = 0.97
 _SIDE = 64
 _ILLUMINATION = 4.0  # pixels at _SIDE; what varies more slowly is taken away
 _RIM = 0.9  # of the radius; the rim is alike in all photographs
+_FAINTEST = 0.25  # grey levels; what is fainter is rounding
 _BLOCK = 2048
 
 
@@ -37,9 +38,10 @@ def look_of(square: npt.NDArray[np.uint8]) -> bytes:
     detail[np.hypot(offset[:, None], offset) > _RIM * _SIDE / 2] = 0
     small = cv2.resize(detail, (16, 16), interpolation=cv2.INTER_AREA)
     small -= small.mean()
-    strongest = np.abs(small).max()
-    scaled = small * (127 / strongest) if strongest > 0 else small
-    return np.asarray(scaled.round(), dtype=np.int8).tobytes()
+    strongest = float(np.abs(small).max())
+    if strongest < _FAINTEST:
+        return bytes(LOOK_BYTES)
+    return np.asarray((small * (127 / strongest)).round(), dtype=np.int8).tobytes()
 
 
 def alike(looks: npt.NDArray[np.int8]) -> list[tuple[int, int]]:

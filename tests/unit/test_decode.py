@@ -7,11 +7,12 @@ import zlib
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 import simplejpeg
 from PIL import Image
 
-from retina_ray.data.decode import MAX_JPEG_SCANS, CorruptImageError, decode_photograph
+from retina_ray.data.decode import MAX_JPEG_SCANS, CorruptImageError, decode_drawing, decode_photograph
 from retina_ray.errors import DataError
 
 HEIGHT, WIDTH = 96, 160
@@ -179,3 +180,80 @@ def test_what_is_no_sound_photograph_is_refused_with_its_name_and_cause(case):
     assert caught.value.fix
     assert isinstance(caught.value, DataError)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def dicom(pixels: np.ndarray, *, bits: int = 8, photometric: str = "RGB", **attributes: object) -> bytes:
+    """A DICOM ophthalmic photograph with a patient's name in it."""
+    record = pydicom.Dataset()
+    record.file_meta = pydicom.dataset.FileMetaDataset()
+    record.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    record.SOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
+    record.SOPInstanceUID = pydicom.uid.generate_uid()
+    record.PatientName = "Planted^Name"
+    record.Rows, record.Columns = pixels.shape[:2]
+    record.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
+    record.PhotometricInterpretation = photometric
+    record.BitsStored, record.BitsAllocated, record.HighBit = bits, 8 * pixels.itemsize, bits - 1
+    record.PixelRepresentation = 0
+    if pixels.ndim == 3:
+        record.PlanarConfiguration = 0
+    for name, value in attributes.items():
+        setattr(record, name, value)
+    record.PixelData = pixels.tobytes()
+    file = io.BytesIO()
+    record.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def test_dicom_photographs_are_read_whatever_their_name(picture):
+    assert (decode_photograph(dicom(picture), name="eye.jpg") == picture).all()
+    grey = picture[..., 2].astype(np.uint16) * 16
+    decoded = decode_photograph(dicom(grey, bits=12, photometric="MONOCHROME2"), name="eye.dcm")
+    assert np.abs(decoded[..., 0].astype(int) - picture[..., 2]).max() <= 1
+
+
+def test_dicom_jpegs_are_decoded(picture):
+    record = pydicom.dcmread(io.BytesIO(dicom(picture, photometric="YBR_FULL_422")))
+    record.PixelData = pydicom.encaps.encapsulate([jpeg(picture)])
+    record["PixelData"].VR = "OB"
+    record.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    file = io.BytesIO()
+    record.save_as(file, enforce_file_format=True)
+    assert difference(decode_photograph(file.getvalue(), name="eye.dcm"), picture) < 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"NumberOfFrames": 2}, "holds 2 frames"),
+        ({"Rows": 60_000, "Columns": 60_000}, "too large"),
+        ({"Rows": 90}, "damaged"),
+        ({"BitsStored": 70}, "damaged"),
+    ],
+)
+def test_dicom_that_is_no_single_photograph_is_refused(picture, change, message):
+    data = dicom(picture, **change)
+    if message == "damaged":
+        data = data[:-5000]
+    with pytest.raises(CorruptImageError, match=message) as caught:
+        decode_photograph(data, name="eye.dcm")
+    assert "Planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("image_format", ["TIFF", "PNG"])
+def test_drawings_of_any_mode_are_what_is_not_black(mode, image_format):
+    drawn = np.zeros((HEIGHT, WIDTH), bool)
+    drawn[30:33, 70:72] = True
+    pixels = drawn.astype(np.uint8) * (1 if mode == "P" else 200)
+    if mode == "I;16":
+        image = Image.fromarray(drawn.astype(np.uint16) * 300)
+    elif mode == "P":
+        image = Image.fromarray(pixels, "P")
+        image.putpalette([0, 0, 0, 255, 0, 0])
+    elif mode == "RGBA":  # opaque everywhere, drawn in red
+        zero = np.zeros_like(pixels)
+        image = Image.fromarray(np.dstack([pixels, zero, zero, np.full_like(pixels, 255)]))
+    else:
+        image = Image.fromarray(pixels).convert(mode, dither=Image.Dither.NONE)
+    assert (decode_drawing(saved(image, image_format), name="drawing") == drawn).all()
