@@ -47,7 +47,7 @@ def sample(folder: Path, number: int = 24) -> list[SourceRow]:
     return rows
 
 
-def made(rows: list[SourceRow], out: Path, **options: object) -> IngestSummary:
+def made(rows: list[SourceRow], out: Path | str, **options: object) -> IngestSummary:
     return ingest(rows, str(out), **{"tasks": tasks_of(rows), "image_size": SIZE, **options})
 
 

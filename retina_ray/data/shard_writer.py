@@ -164,7 +164,7 @@ class ShardWriter:
         """Write the last shard, then the manifest; a second call returns the same manifest.
 
         Raises:
-            DataError: when no row was added.
+            DataError: when no row was added, or somebody else has written a manifest meanwhile.
         """
         if self._manifest is not None:
             return self._manifest
@@ -180,7 +180,7 @@ class ShardWriter:
             preprocessing=self._preprocessing,
             shards=shards,
         )
-        self._manifest = DatasetManifest(
+        manifest = DatasetManifest(
             schema_version=SCHEMA_VERSION,
             fingerprint=fingerprint,
             tasks=self._tasks,
@@ -192,8 +192,10 @@ class ShardWriter:
             shards=shards,
             source=self._source,
         )
-        self._store.write_bytes(MANIFEST, self._manifest.model_dump_json(indent=2).encode())
-        return self._manifest
+        if not self._store.create_bytes(MANIFEST, manifest.model_dump_json(indent=2).encode()):
+            raise DataError("another process has written a data set there", self._store.uri, "choose another folder")
+        self._manifest = manifest
+        return manifest
 
     def _check(self, row: Row) -> None:
         if row.image_id in self._ids:

@@ -1,23 +1,23 @@
 """Files under a local folder or an ``s3://`` prefix, behind one small class.
 
-Reads retry and resume by themselves. What is not here: what the files mean, and conditional writes.
-S3 finds its credentials, region and endpoint in the usual environment variables.
+Reads retry and resume by themselves. What is not here: what the files mean, and how S3 is opened (``s3``).
 """
 
 import fcntl
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from retina_ray.data import s3
 from retina_ray.errors import DataError
 
 _S3 = "s3://"
@@ -140,6 +140,29 @@ class Store:
         with self._explained(name), self._fs.open_input_file(self._path(name)) as file:
             return bytes(file.read())
 
+    def create_bytes(self, name: str, data: bytes) -> bool:
+        """Publish a file whole, unless there is one already; tell whether it was published.
+
+        Of several that try at once, one succeeds.
+
+        Raises:
+            DataError: when the storage refuses or cannot be reached.
+        """
+        if not self.is_local:
+            bucket, _, key = self._path(name).partition("/")
+            with self._explained(name):
+                return s3.create(bucket, key, data)
+        path = Path(self._path(name))
+        with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+            complete = Path(folder, path.name)
+            with atomic_file(complete) as file:
+                file.write(data)
+            try:
+                path.hardlink_to(complete)
+            except FileExistsError:
+                return False
+        return True
+
     @contextmanager
     def open(self, name: str) -> Iterator[pa.NativeFile]:
         """Open a file for reading here and there, of which a local one is mapped into memory.
@@ -237,12 +260,7 @@ class Store:
     def _fs(self) -> pafs.FileSystem:
         if self.is_local:
             return pafs.LocalFileSystem()
-        environment = os.environ
-        return _s3(
-            self._root.partition("/")[0],
-            environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL"),
-            environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"),
-        )
+        return s3.filesystem(self._root.partition("/")[0])
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{_relative(name)}"
@@ -257,8 +275,7 @@ class Store:
         except OSError as error:
             if self.is_local:
                 raise
-            fix = f"check the bucket, the credentials and AWS_ENDPOINT_URL ({error})"
-            raise DataError("the storage did not answer as asked", f"{self.uri}/{name}".rstrip("/"), fix) from error
+            raise s3.explain(error, f"{self.uri}/{name}".rstrip("/")) from error
 
 
 def _relative(name: str) -> str:
@@ -267,22 +284,3 @@ def _relative(name: str) -> str:
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
         raise DataError("this name leaves its folder", name, "use a plain relative name")
     return str(path)
-
-
-@lru_cache(maxsize=8)
-def _s3(bucket: str, endpoint: str | None, region: str | None) -> pafs.S3FileSystem:
-    """Open S3 so that passing errors are waited out and a dead server is noticed.
-
-    Eight tries ride out about 30 s of 500 and 503 answers (three, the default, about 2 s). The request timeout bounds
-    one request of `_CHUNK_BYTES`, not a whole file. The delayed opening turns small writes into one PUT.
-    """
-    if region is None:
-        region = "us-east-1" if endpoint else pafs.resolve_s3_region(bucket)
-    return pafs.S3FileSystem(
-        region=region,
-        endpoint_override=endpoint,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=8),
-        request_timeout=30,
-        connect_timeout=5,
-        allow_delayed_open=True,
-    )

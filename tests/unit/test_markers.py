@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = {"unit", "papers", "distributed", "ray", "serving", "cluster", "gpu", "e2e"}
+FOLDERS = {"unit", "s3", "papers", "distributed", "ray", "serving", "cluster", "gpu", "e2e"}
 
 
 ONE_TEST = """

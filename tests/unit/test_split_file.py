@@ -1,6 +1,5 @@
 """Splits that somebody else has made: which columns and words are understood, and how rows are found."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
