@@ -3,12 +3,10 @@
 What is not here: decoding (``decode``, ``dali_loader``); the writer and the manifest live in ``shard_writer`` and
 ``manifest`` and are offered here too.
 
-A local data set is mapped into memory where it lies. Of one on S3 the first process of a node downloads the shards,
-the others wait for it; a shard gets its name only when its SHA-256 is right.
+A local data set is mapped into memory where it lies, one on S3 where the node's cache keeps it (``node_cache``).
 """
 
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +15,13 @@ from numpy.typing import NDArray
 
 from retina_ray.config import RuntimeConfig
 from retina_ray.data.manifest import SHARDS, DatasetManifest, ShardInfo, read_manifest, sha256_of
+from retina_ray.data.node_cache import Lease, NodeCache
 from retina_ray.data.schema import NO_GRADE, Task, arrow_schema, grade_column
 from retina_ray.data.shard_writer import Row, ShardWriter
-from retina_ray.data.store import Store, locked
+from retina_ray.data.store import Store
 from retina_ray.errors import DataError
 
 __all__ = ["DatasetManifest", "Row", "ShardInfo", "ShardWriter", "ShardedDataset"]
-
-_PARALLEL_DOWNLOADS = 4
-_DOWNLOAD_TRIES = 2
-"""A bit that flips on the way is visible only in the hash; a second copy tells it from a damaged original."""
 
 
 class ShardedDataset:
@@ -41,8 +36,11 @@ class ShardedDataset:
         has_mask: (N,) bool.
     """
 
-    def __init__(self, uri: str, cache_dir: Path | None, manifest: DatasetManifest, folder: Path) -> None:
-        self._uri, self._cache_dir, self._folder = uri, cache_dir, folder
+    def __init__(
+        self, uri: str, cache: NodeCache, manifest: DatasetManifest, folder: Path, lease: Lease | None
+    ) -> None:
+        self._uri, self._cache, self._folder = uri, cache, folder
+        self._lease = lease  # keeps the folder from being evicted as long as it is read
         self.manifest = manifest
         schema = arrow_schema(manifest.tasks)
         table = pa.concat_tables([_map_shard(folder / shard.name, shard, schema) for shard in manifest.shards])
@@ -61,13 +59,12 @@ class ShardedDataset:
         self._chunk_starts = np.cumsum([0, *(len(chunk) for chunk in table["image"].chunks)])[:-1]
 
     @classmethod
-    def open(cls, path: str, *, cache_dir: Path | None = None) -> "ShardedDataset":
+    def open(cls, path: str, *, cache: NodeCache | None = None) -> "ShardedDataset":
         """Open a data set.
 
         Args:
             path: local folder or ``s3://`` prefix.
-            cache_dir: where shards from S3 are kept, below a folder named by the fingerprint; None for the default of
-                ``runtime.cache``.
+            cache: where shards from S3 are kept; None for the default configuration's.
 
         Raises:
             DataError: when there is no data set, it is of another schema version, or a shard is missing, of another
@@ -75,20 +72,19 @@ class ShardedDataset:
         """
         store = Store(path)
         manifest = read_manifest(store)
-        if store.is_local:
-            folder = store.child(SHARDS).local_path
-        else:
-            folder = (cache_dir or Path(RuntimeConfig().cache)).expanduser() / manifest.fingerprint
-            _fill_cache(store.child(SHARDS), manifest, folder)
+        cache = cache or NodeCache.of(RuntimeConfig())
+        shards = store.child(SHARDS)
+        lease = None if store.is_local else cache.fetch(shards, manifest.shards, manifest.fingerprint)
+        folder = shards.local_path if lease is None else lease.folder
         for shard in manifest.shards:
             found = (folder / shard.name).stat().st_size if (folder / shard.name).exists() else None
             if found != shard.bytes:
                 what = f"shard {shard.name} of {store.uri} is " + ("missing" if found is None else "of another size")
                 raise DataError(what, found, f"restore it with {shard.bytes} bytes, or ingest the images again")
-        return cls(store.uri, cache_dir, manifest, folder)
+        return cls(store.uri, cache, manifest, folder, lease)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopen, (self._uri, self._cache_dir)
+        return _reopen, (self._uri, self._cache)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -138,8 +134,8 @@ class _Chunk:
         return self._data[self._offsets[i] : self._offsets[i + 1]]
 
 
-def _reopen(uri: str, cache_dir: Path | None) -> ShardedDataset:
-    return ShardedDataset.open(uri, cache_dir=cache_dir)
+def _reopen(uri: str, cache: NodeCache) -> ShardedDataset:
+    return ShardedDataset.open(uri, cache=cache)
 
 
 def _map_shard(path: Path, shard: ShardInfo, schema: pa.Schema) -> pa.Table:
@@ -153,32 +149,3 @@ def _map_shard(path: Path, shard: ShardInfo, schema: pa.Schema) -> pa.Table:
         what = f"shard {path} has other columns or rows than the manifest says"
         raise DataError(what, len(table), "restore it or ingest the images again")
     return table
-
-
-def _fill_cache(remote: Store, manifest: DatasetManifest, folder: Path) -> None:
-    """Download what is missing; of all processes of the node that ask, one does it."""
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def missing() -> list[ShardInfo]:
-        return [shard for shard in manifest.shards if not (folder / shard.name).exists()]
-
-    if not missing():
-        return
-    with locked(folder / "lock"), ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
-        list(pool.map(lambda shard: _download(remote, shard, folder), missing()))
-
-
-def _download(remote: Store, shard: ShardInfo, folder: Path) -> None:
-    arriving = folder / f"{shard.name}.unverified"
-    try:
-        for _ in range(_DOWNLOAD_TRIES):
-            remote.download(shard.name, arriving)
-            if sha256_of(arriving) == shard.sha256:
-                arriving.replace(folder / shard.name)
-                return
-    except FileNotFoundError:
-        raise DataError(f"shard {shard.name} is missing from", remote.uri, "ingest the images again") from None
-    finally:
-        arriving.unlink(missing_ok=True)
-    what = f"shard {shard.name} of {remote.uri} does not match its SHA-256"
-    raise DataError(what, shard.sha256, "restore it or ingest the images again")

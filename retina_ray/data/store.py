@@ -64,8 +64,12 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fix = f"choose a place that you may write to and that has room ({error.strerror or error})"
-        raise DataError("this place cannot be written to", str(path), fix) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    fix = f"choose a place that you may write to and that has room ({error.strerror or error})"
+    return DataError("this place cannot be written to", str(path), fix)
 
 
 @contextmanager
@@ -224,15 +228,20 @@ class Store:
 
         Raises:
             FileNotFoundError: when there is no such file.
-            DataError: when the storage refuses or cannot be reached.
+            DataError: when the storage refuses or cannot be reached, or there is no room for the copy.
         """
-        with (
-            self._explained(name),
-            self._fs.open_input_file(self._path(name)) as source,
-            atomic_file(local_file) as target,
-        ):
-            while chunk := source.read(_CHUNK_BYTES):
-                target.write(chunk)
+        try:
+            with (
+                self._explained(name),
+                self._fs.open_input_file(self._path(name)) as source,
+                atomic_file(local_file) as target,
+            ):
+                while chunk := source.read(_CHUNK_BYTES):
+                    target.write(chunk)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _unwritable(local_file, error) from error
 
     def remove(self, name: str) -> None:
         """Delete a file; nothing happens where there is none.
@@ -273,7 +282,7 @@ class Store:
         except FileNotFoundError:
             raise
         except OSError as error:
-            if self.is_local:
+            if self.is_local or error.errno is not None:  # a number is this machine's; pyarrow has none for S3's errors
                 raise
             raise s3.explain(error, f"{self.uri}/{name}".rstrip("/")) from error
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from retina_ray.config import RunConfig, override
 from retina_ray.data.manifest import sha256_of
+from retina_ray.data.node_cache import NodeCache
 from retina_ray.data.selection import Selection
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.store import Store
@@ -77,7 +78,7 @@ def open_dataset(config: RunConfig) -> ShardedDataset:
         raise ConfigError(
             "no data set given", "data.path", "add --data FOLDER, or make one with `retina-ray data synth`"
         )
-    return ShardedDataset.open(config.data.path, cache_dir=Path(config.runtime.cache))
+    return ShardedDataset.open(config.data.path, cache=NodeCache.of(config.runtime))
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

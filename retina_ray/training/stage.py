@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from retina_ray.config import RunConfig, from_mapping
 from retina_ray.data.augment import Augmentation
 from retina_ray.data.batch import Batch
 from retina_ray.data.loader import Loader, Samples
+from retina_ray.data.node_cache import NodeCache
 from retina_ray.data.order import Share
 from retina_ray.data.schema import NO_GRADE
 from retina_ray.data.selection import Selection, select
@@ -86,7 +86,7 @@ class StageRun:
         self._world = world
         self._reporter = reporter
         self._config: RunConfig = from_mapping(job.config)
-        self._dataset = ShardedDataset.open(self._config.data.path, cache_dir=Path(self._config.runtime.cache))
+        self._dataset = ShardedDataset.open(self._config.data.path, cache=NodeCache.of(self._config.runtime))
         self._selection = select_rows(self._config, self._dataset)
         self._damaged: set[str] = set()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from retina_ray.cli.main import run
+from retina_ray.data.node_cache import NodeCache
 from retina_ray.data.parts import PART_ROWS
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.sources.csv_table import read_csv
@@ -95,7 +96,7 @@ def test_faults_while_ingesting_and_reading_change_nothing(proxy: Proxy, bucket:
         Fault("flip", "GET", "shards/00000"),
     ]
     made(read_csv(source_path(address), columns=COLUMNS), f"s3://{bucket}/out")
-    remote = ShardedDataset.open(f"s3://{bucket}/out", cache_dir=tmp_path / "cache")
+    remote = ShardedDataset.open(f"s3://{bucket}/out", cache=NodeCache(tmp_path / "cache", 10**9))
     assert [fault.kind for fault in proxy.faults if fault.hits < fault.times] == []
     made(read_csv(tmp_path / "labels" / "labels.csv", columns=COLUMNS), tmp_path / "here")
     local = ShardedDataset.open(str(tmp_path / "here"))
@@ -131,6 +132,7 @@ def test_a_table_whose_photographs_lie_elsewhere_is_named(bucket: str) -> None:
 def test_two_data_sets_do_not_share_what_they_cache(bucket: str, tmp_path: Path) -> None:
     for name in ("one", "two"):
         made(sample(tmp_path / name, 4 if name == "one" else 6), f"s3://{bucket}/{name}")
-    one, two = (ShardedDataset.open(f"s3://{bucket}/{name}", cache_dir=tmp_path / "cache") for name in ("one", "two"))
+    cache = NodeCache(tmp_path / "cache", 10**9)
+    one, two = (ShardedDataset.open(f"s3://{bucket}/{name}", cache=cache) for name in ("one", "two"))
     assert (len(one), len(two)) == (4, 6)
     assert len([path for path in tree(tmp_path / "cache") if path.endswith(".arrow")]) == 2

@@ -19,6 +19,7 @@ from moto.server import ThreadedMotoServer
 
 from retina_ray.config import RuntimeConfig
 from retina_ray.data.masks import decode_mask, encode_mask
+from retina_ray.data.node_cache import NodeCache
 from retina_ray.data.schema import task_of
 from retina_ray.data.shards import Row, ShardedDataset, ShardWriter
 from retina_ray.data.store import Store
@@ -317,6 +318,10 @@ def bucket(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return f"s3://bucket/{tmp_path.name}"
 
 
+def cache_in(folder: Path) -> NodeCache:
+    return NodeCache(folder / "cache", 10**9)
+
+
 def downloads(log: pytest.LogCaptureFixture) -> list[str]:
     """The names of the shards that the server gave away."""
     lines = [record.getMessage() for record in log.records if record.name == "werkzeug"]
@@ -327,8 +332,8 @@ def test_s3_is_downloaded_once_and_reads_like_the_local_set(
     bucket: str, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "werkzeug"):
-        remote = ShardedDataset.open(bucket, cache_dir=tmp_path / "cache")
-        again = ShardedDataset.open(bucket, cache_dir=tmp_path / "cache")
+        remote = ShardedDataset.open(bucket, cache=cache_in(tmp_path))
+        again = ShardedDataset.open(bucket, cache=cache_in(tmp_path))
     local = ShardedDataset.open(str(folder))
     assert remote.manifest == local.manifest
     assert [remote.image(i) for i in range(12)] == [local.image(i) for i in range(12)]
@@ -339,11 +344,12 @@ def test_s3_is_downloaded_once_and_reads_like_the_local_set(
 def test_two_processes_of_a_node_download_once(bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     manifest = json.loads(Store(bucket).read_bytes("dataset.json"))
     cache = tmp_path / "cache"
-    held = cache / manifest["fingerprint"] / "lock"
+    held = cache / manifest["fingerprint"] / "filling"
     held.parent.mkdir(parents=True)
     script = (
-        "import sys, pathlib; from retina_ray.data.shards import ShardedDataset; print('ready', flush=True); "
-        "print(len(ShardedDataset.open(sys.argv[1], cache_dir=pathlib.Path(sys.argv[2]))))"
+        "import sys, pathlib; from retina_ray.data.shards import ShardedDataset; "
+        "from retina_ray.data.node_cache import NodeCache; print('ready', flush=True); "
+        "print(len(ShardedDataset.open(sys.argv[1], cache=NodeCache(pathlib.Path(sys.argv[2]), 10**9))))"
     )
     with caplog.at_level(logging.INFO, "werkzeug"):
         with held.open("w") as lock:
@@ -362,20 +368,20 @@ def test_a_flipped_byte_on_s3_is_refused_by_name_and_not_kept(bucket: str, tmp_p
     shards = Store(bucket).child("shards")
     shards.write_bytes("00000.arrow", flip_byte_of_image(shards.read_bytes("00000.arrow"), 1))
     with pytest.raises(DataError, match=r"shard 00000.arrow .* does not match its SHA-256"):
-        ShardedDataset.open(bucket, cache_dir=tmp_path / "cache")
+        ShardedDataset.open(bucket, cache=cache_in(tmp_path))
     assert not list((tmp_path / "cache").rglob("*00000*"))
 
 
 def test_a_shard_that_s3_lost_is_named(bucket: str, tmp_path: Path) -> None:
     boto3.client("s3").delete_object(Bucket="bucket", Key=f"{bucket.removeprefix('s3://bucket/')}/shards/00001.arrow")
     with pytest.raises(DataError, match=r"shard 00001.arrow is missing"):
-        ShardedDataset.open(bucket, cache_dir=tmp_path / "cache")
+        ShardedDataset.open(bucket, cache=cache_in(tmp_path))
 
 
 @pytest.mark.usefixtures("bucket")
 def test_an_empty_prefix_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a data set"):
-        ShardedDataset.open("s3://bucket/nothing", cache_dir=tmp_path / "cache")
+        ShardedDataset.open("s3://bucket/nothing", cache=cache_in(tmp_path))
 
 
 def test_the_cache_is_where_a_run_keeps_it_by_default(
