@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
-from cloudpathlib import S3Path
+import boto3
+from cloudpathlib import S3Client, S3Path
 
 from retina_ray.data.store import Store
 
@@ -30,7 +31,8 @@ def source_path(address: str) -> Path:
     if "://" not in address:
         return Path(address).expanduser()
     Store(address).list()  # raises what is wrong with the bucket, the credentials or the endpoint, in our words
-    return cast(Path, S3Path(address))
+    # A session of its own, since the default one keeps the credentials that it found first.
+    return cast(Path, S3Path(address, client=S3Client(boto3_session=boto3.Session())))
 
 
 def read_file(path: Path) -> bytes:
