@@ -257,9 +257,13 @@ def _print_report(path: str, tasks: Sequence[Task], report: Any) -> None:
     say.print(table)
     for same in report.duplicates:
         say.print(f"the same image several times: {', '.join(same)}", markup=False, soft_wrap=True)
+    for pair in report.lookalikes:
+        say.print(f"the same picture in other bytes: {', '.join(pair)}", markup=False, soft_wrap=True)
+    for pair in report.leaking_pictures:
+        say.print(f"the same picture in more than one split: {', '.join(pair)}", markup=False, soft_wrap=True)
     for group in report.leaking_groups:
         say.print(f"a group in more than one split: {group}", markup=False, soft_wrap=True)
     for shard in report.damaged_shards:
         say.print(f"a damaged shard, make the data set again: {shard}", markup=False, soft_wrap=True)
     if report.sound:
-        say.print("no duplicates, no leaking groups, no damaged shards")
+        say.print("no duplicates, no lookalikes, no leaks, no damaged shards")

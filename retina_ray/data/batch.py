@@ -22,7 +22,7 @@ class Batch:
     """One micro-batch, on its device."""
 
     images: Tensor
-    """(B, 3, H, W) float32, normalised."""
+    """(B, 3, H, W) float32 or bfloat16, normalised; channels_last in memory."""
 
     grades: dict[str, Tensor]
     """Per task (B,) int64, -1 where the image has no grade."""
@@ -43,14 +43,15 @@ class Batch:
     """(B,) int64, rows of the data set."""
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return images as the networks expect them: (x / 255 - mean) / std.
 
     Args:
         images: uint8, (B, H, W, 3) or (B, 3, H, W), in [0, 255], RGB. Of a shape that fits both, the first is meant.
+        dtype: of the result; bfloat16 is what autocast would make of float32 at the first layer, in half the memory.
 
     Returns:
-        (B, 3, H, W) float32 on the same device, channels_last in memory if they came that way.
+        (B, 3, H, W) on the same device, channels_last in memory if they came that way.
 
     Raises:
         ValueError: for another type or shape.
@@ -60,7 +61,7 @@ def normalise(images: Tensor) -> Tensor:
     if images.shape[3] == 3:
         images = images.permute(0, 3, 1, 2)
     scale, shift = _scale_and_shift(images.device)
-    return images * scale - shift
+    return (images * scale - shift).to(dtype)
 
 
 def denormalise(images: Tensor) -> NDArray[np.uint8]:

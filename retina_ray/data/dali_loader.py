@@ -7,10 +7,11 @@ word. So checksums and headers are checked first; should a batch fail all the sa
 alone, the bad ones are replaced by black ones, and a new pipeline takes over.
 """
 
+import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -23,6 +24,11 @@ from torch.utils.dlpack import from_dlpack
 from retina_ray.data.decode import check_jpeg_size, decode_image
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.torch_loader import Plan, Rendered
+
+HARDWARE_SHARES = (0.0, 0.5, 0.65, 0.8, 0.9, 1.0)
+"""Shares of images that are tried for a GPU's JPEG engine."""
+
+_PROBE_IMAGES, _PROBE_BATCHES = 64, 6
 
 
 class _Work(NamedTuple):
@@ -74,6 +80,7 @@ class DaliRenderer:
         self._dataset, self._image_size, self._device = dataset, image_size, device
         self._num_threads, self._prefetch, self._batch_size = num_threads, prefetch, batch_size
         self._idle: list[tuple[Pipeline, _Feed]] = []
+        self._share: float | None = None
         stored = dataset.manifest.image_size
         black = np.zeros((stored, stored, 3), np.uint8)
         self._is_jpeg = dataset.manifest.encoding == "jpeg"
@@ -128,14 +135,7 @@ class DaliRenderer:
                 layout=["" if self._is_jpeg else "HWC", ""],
             )
             if self._is_jpeg:
-                # As simplejpeg decodes: upright already, and chroma smoothed on the GPU too.
-                images = fn.decoders.image(
-                    images,
-                    device="mixed" if on_gpu else "cpu",
-                    output_type=types.RGB,
-                    adjust_orientation=False,
-                    jpeg_fancy_upsampling=True,
-                )
+                images = _decoded(images, None if device_id is None else self._hardware_share(device_id))
             elif on_gpu:
                 images = images.gpu()
             size = [self._image_size, self._image_size]
@@ -144,6 +144,14 @@ class DaliRenderer:
             )
         pipeline.build()
         return pipeline, feed
+
+    def _hardware_share(self, device_id: int) -> float:
+        """Return which share of the images a GPU's JPEG engine shall decode; tried out once."""
+        if self._share is None:
+            rows = range(min(len(self._dataset), _PROBE_IMAGES))
+            files = [np.frombuffer(self._dataset.image(row), np.uint8) for row in rows if self._is_sound(row)]
+            self._share = fastest_share(files, device_id=device_id, num_threads=self._num_threads) if files else 0.0
+        return self._share
 
     def _run(self, pipeline: Pipeline) -> Tensor:
         """Return the oldest images in work, in DALI's own memory and without waiting for the GPU."""
@@ -188,6 +196,51 @@ class DaliRenderer:
         if not found:
             raise error
         return repaired
+
+
+def _decoded(files: Any, hardware_share: float | None) -> Any:
+    """Return the node that decodes JPEG files, on the CPU where ``hardware_share`` is None.
+
+    As simplejpeg decodes: upright already, and chroma smoothed on the GPU too. What a GPU's engine refuses, such as
+    progressive files, DALI decodes with its CUDA kernels, and what these refuse on the CPU.
+    """
+    settings = {"output_type": types.RGB, "adjust_orientation": False, "jpeg_fancy_upsampling": True}
+    if hardware_share is None:
+        return fn.decoders.image(files, device="cpu", **settings)
+    return fn.decoders.image(files, device="mixed", hw_decoder_load=hardware_share, **settings)
+
+
+def fastest_share(files: Sequence[NDArray[np.uint8]], *, device_id: int, num_threads: int) -> float:
+    """Return the share of images that a GPU's JPEG engine should decode, the rest being left to CUDA kernels.
+
+    Engine and kernels work at the same time, so neither none nor all is fastest where there is an engine; without one
+    the share makes no difference.
+
+    Args:
+        files: JPEG files to try it with, at least one.
+        device_id: of the GPU.
+        num_threads: CPU threads of DALI.
+
+    Returns:
+        One of `HARDWARE_SHARES`.
+    """
+    seconds = {share: _decoding_seconds(files, share, device_id, num_threads) for share in HARDWARE_SHARES}
+    return min(seconds, key=seconds.__getitem__)
+
+
+def _decoding_seconds(files: Sequence[NDArray[np.uint8]], share: float, device_id: int, num_threads: int) -> float:
+    """Return the time of the fastest of a few batches."""
+    pipeline = Pipeline(batch_size=len(files), num_threads=num_threads, device_id=device_id, prefetch_queue_depth=1)
+    with pipeline:
+        pipeline.set_outputs(_decoded(fn.external_source(lambda: list(files), batch=True, dtype=types.UINT8), share))
+    pipeline.build()
+    times = []
+    for _ in range(_PROBE_BATCHES):
+        begin = time.perf_counter()
+        pipeline.run()
+        torch.cuda.synchronize(device_id)
+        times.append(time.perf_counter() - begin)
+    return min(times)
 
 
 def _drain(pipeline: Pipeline, feed: _Feed) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import combinations, compress
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from retina_ray.data.decode import decode_image
+from retina_ray.data.lookalikes import LOOK_BYTES, alike, look_of
 from retina_ray.data.schema import SPLITS
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.splits import leaks
@@ -33,7 +35,9 @@ class InspectReport:
         counts: images per split, task and grade.
         masks: images with lesion masks.
         duplicates: ids of images whose stored bytes are equal, per set of equals.
+        lookalikes: pairs of ids of images that differ but show one picture.
         leaking_groups: groups with images in more than one split.
+        leaking_pictures: pairs of ids of equal or alike images in different splits.
         damaged_shards: names of shards whose SHA-256 is wrong.
         image_size: pixels of a side of the stored squares.
         encoding: jpeg or raw.
@@ -46,7 +50,9 @@ class InspectReport:
     counts: dict[str, dict[str, list[int]]]
     masks: int
     duplicates: tuple[tuple[str, ...], ...]
+    lookalikes: tuple[tuple[str, str], ...]
     leaking_groups: tuple[str, ...]
+    leaking_pictures: tuple[tuple[str, str], ...]
     damaged_shards: tuple[str, ...]
     image_size: int
     encoding: str
@@ -54,8 +60,9 @@ class InspectReport:
 
     @property
     def sound(self) -> bool:
-        """Whether there is neither a duplicate, nor a leaking group, nor a damaged shard."""
-        return not (self.duplicates or self.leaking_groups or self.damaged_shards)
+        """Whether there is neither a duplicate, nor a lookalike, nor a leak, nor a damaged shard."""
+        leaks = self.leaking_groups or self.leaking_pictures
+        return not (self.duplicates or self.lookalikes or leaks or self.damaged_shards)
 
 
 def inspect_dataset(dataset: ShardedDataset) -> InspectReport:
@@ -64,6 +71,11 @@ def inspect_dataset(dataset: ShardedDataset) -> InspectReport:
     The counts are made from the rows, not copied from the manifest.
     """
     manifest = dataset.manifest
+    duplicates = _duplicates(dataset)
+    equal = {pair for same in duplicates for pair in combinations(same, 2)}
+    alike_rows = _lookalikes(dataset)
+    names = [tuple(dataset.image_ids[list(pair)].tolist()) for pair in alike_rows]
+    leaking = [dataset.splits[one] != dataset.splits[other] for one, other in alike_rows]
     sources, rows_per_source = np.unique(dataset.sources, return_counts=True)
     return InspectReport(
         rows=len(dataset),
@@ -80,8 +92,10 @@ def inspect_dataset(dataset: ShardedDataset) -> InspectReport:
             for split in SPLITS
         },
         masks=int(dataset.has_mask.sum()),
-        duplicates=_duplicates(dataset),
+        duplicates=duplicates,
+        lookalikes=tuple(pair for pair in names if pair not in equal),
         leaking_groups=tuple(leaks(dataset.group_ids.tolist(), dataset.splits.tolist())),
+        leaking_pictures=tuple(compress(names, leaking)),
         damaged_shards=tuple(dataset.verify()),
         image_size=manifest.image_size,
         encoding=manifest.encoding,
@@ -135,6 +149,17 @@ def _duplicates(dataset: ShardedDataset) -> tuple[tuple[str, ...], ...]:
     for row, image_id in enumerate(dataset.image_ids.tolist()):
         ids[hashlib.sha256(dataset.image(row)).digest()].append(image_id)
     return tuple(tuple(same) for same in ids.values() if len(same) > 1)
+
+
+def _lookalikes(dataset: ShardedDataset) -> list[tuple[int, int]]:
+    """Return the pairs of rows that show one picture, equal ones included; a damaged row is like no other."""
+    manifest = dataset.manifest
+    looks = np.zeros((len(dataset), LOOK_BYTES), np.int8)
+    for row in range(len(dataset)):
+        if dataset.check(row):
+            image = decode_image(dataset.image(row), encoding=manifest.encoding, size=manifest.image_size)
+            looks[row] = np.frombuffer(look_of(image), np.int8)
+    return alike(looks)
 
 
 def _spread(rows: npt.NDArray[np.intp], number: int) -> list[int]:

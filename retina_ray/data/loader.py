@@ -82,6 +82,7 @@ class Loader:
         num_threads: CPU threads that decode.
         prefetch: optimiser steps in work beyond the one in use.
         with_masks: read lesion masks too.
+        dtype: of the images; see `data.batch.normalise`.
         shuffle: True for training; False reads the rows in their own order, each once, the same in every epoch.
     """
 
@@ -101,8 +102,10 @@ class Loader:
         num_threads: int,
         prefetch: int = 2,
         with_masks: bool = False,
+        dtype: torch.dtype = torch.float32,
         shuffle: bool,
     ) -> None:
+        self._dtype = dtype
         self._samples, self._share, self._augmentation = samples, share, augmentation
         self._image_size, self._device, self._seed, self._shuffle = image_size, device, seed, shuffle
         self._depth = prefetch * share.accumulate
@@ -205,7 +208,7 @@ class Loader:
         self._note_damaged(plan.rows[damaged])
         samples = self._samples
         return Batch(
-            images=normalise(pixels.images),
+            images=normalise(pixels.images, self._dtype),
             grades={task: self._move(grades[plan.rows].astype(np.int64)) for task, grades in samples.grades.items()},
             soft_logits={task: self._move(logits[plan.rows]) for task, logits in samples.soft_logits.items()},
             masks=None if masks is None else self._move(masks.planes),

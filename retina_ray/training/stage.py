@@ -217,7 +217,8 @@ class StageRun:
         }
 
     def _loader(self, rows: np.ndarray, *, training: bool, soft_logits: dict[str, np.ndarray] | None = None) -> Loader:
-        config = self._config
+        config, device = self._config, self._world.device
+        half = device.type == "cuda" and uses_bf16(config.train, device)
         return Loader(
             Samples(self._dataset, rows, self._selection.grades, soft_logits or {}),
             share=Share(
@@ -228,10 +229,11 @@ class StageRun:
             ),
             augmentation=Augmentation(**config.augment.model_dump()) if training else None,
             image_size=config.data.image_size,
-            backend=loader_backend(config.runtime.loader, self._world.device),
-            device=self._world.device,
+            backend=loader_backend(config.runtime.loader, device),
+            device=device,
             seed=config.seed,
             num_threads=self._job.threads,
+            dtype=torch.bfloat16 if half else torch.float32,
             shuffle=training,
         )
 

@@ -7,10 +7,12 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from retina_ray.data.fundus import prepare
 from retina_ray.data.inspect import contact_sheet, inspect_dataset
 from retina_ray.data.schema import KNOWN_TASKS
 from retina_ray.data.shards import Row, ShardedDataset, ShardWriter
 from retina_ray.errors import DataError
+from tests.clinic import pixels
 
 SIZE = 64
 TASKS = (KNOWN_TASKS["dr"], KNOWN_TASKS["amd"])
@@ -63,6 +65,18 @@ def test_duplicates_and_leaks_are_named(tmp_path):
     )
     assert report.duplicates == (("eye 2", "eye 7", "eye 9"),)
     assert report.leaking_groups == ("patient 0",)
+    assert not report.sound
+
+
+def test_pictures_that_occur_again_in_other_bytes_are_named(tmp_path):
+    def picture(quality: int) -> bytes:
+        return bytes(simplejpeg.encode_jpeg(prepare(pixels(1), SIZE), quality))
+
+    # eye 2 and eye 4 are in train, eye 9 in test
+    report = inspect_dataset(dataset(tmp_path, image={2: picture(95), 4: picture(95), 9: picture(60)}))
+    assert report.duplicates == (("eye 2", "eye 4"),)
+    assert report.lookalikes == (("eye 2", "eye 9"), ("eye 4", "eye 9"))
+    assert report.leaking_pictures == (("eye 2", "eye 9"), ("eye 4", "eye 9"))
     assert not report.sound
 
 

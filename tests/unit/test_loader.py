@@ -149,6 +149,13 @@ def test_masks_follow_their_images(raw_set: ShardedDataset, backend: str) -> Non
         loader.close()
 
 
+def test_images_come_in_the_type_that_is_asked_for(raw_set: ShardedDataset) -> None:
+    half, full = (flat(make(raw_set, "torch", dtype=dtype).epoch(0)) for dtype in (torch.bfloat16, torch.float32))
+    for ours, theirs in zip(half, full, strict=True):
+        assert ours.images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(ours.images, theirs.images.bfloat16())
+
+
 def test_a_mask_pixel_needs_half_of_the_weight() -> None:
     planes = np.zeros((4, 4, 4), bool)
     planes[0, :, 0] = True
