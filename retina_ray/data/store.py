@@ -125,6 +125,11 @@ class Store:
             raise DataError("this storage is not a local folder", self.uri, "use a local path")
         return Path(self._root)
 
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return PurePosixPath(self._root).name
+
     def child(self, *parts: str) -> "Store":
         """Return the store of a folder below this one."""
         return Store(self.uri + "".join(f"/{_relative(part)}" for part in parts))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -109,7 +110,10 @@ class StageRunner:
 
     def _run_in_process(self, stage: Stage) -> None:
         device = torch.device("cuda" if self._resources.use_gpu else "cpu")
-        folder = self._store(stage).local_path / "checkpoints"
+        store = self._store(stage)
+        # Checkpoints of a training without Ray are for this machine alone, so remote storage does not hold them.
+        home = store.local_path if store.is_local else Path(self._config.runtime.cache).expanduser() / store.name
+        folder = home / "checkpoints"
         reporter = FolderReporter(
             folder,
             keep=self._config.runtime.checkpoint.keep,

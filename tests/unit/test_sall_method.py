@@ -174,6 +174,7 @@ OTHER_VALUES = {
     "runtime.cpus_per_worker": 3,
     "runtime.address": "auto",
     "runtime.cache": "/tmp/cache",
+    "runtime.cache_gb": 1.0,
     "runtime.log_every": 1,
     "runtime.max_failures": 9,
     "runtime.checkpoint.every_s": 1.0,
