@@ -98,44 +98,40 @@ def ingest(
     parts = plan_parts([rows[index] for index in usable], Target(image_size, encoding), store)
     _check_out(store, parts, overwrite)
     _convert(parts, work, progress, strict=strict)
-
-    found = dict(zip(usable, (finding for part in parts for finding in findings(part)), strict=True))
-    refused |= {index: finding.refusal for index, finding in found.items() if finding.refusal is not None}
-    twins = find_twins(rows, {index: found[index].sha256 for index in usable if index not in refused})
-    refused |= twins.refused
-    stored = [index for index in usable if index not in refused]
-    division = divide(
-        rows, usable, twins, _lookalikes(stored, found), tasks=tasks, fractions=fractions, seed=seed, stored=stored
-    )
-    refused |= division.refused
+    verdict = _decide(rows, usable, refused, parts, tasks=tasks, fractions=fractions, seed=seed)
     if strict:
-        _raise_first(rows, {**division.warnings, **refused})
-
-    entries = [Entry(rows[index], refusal, stored=False) for index, refusal in sorted(refused.items())]
-    entries += [Entry(rows[index], warning, stored=True) for index, warning in sorted(division.warnings.items())]
-    kinds = dict(Counter(refusal.kind for refusal in refused.values()).most_common())
-    if len(refused) == len(rows):
-        store.write_bytes(QUARANTINE, quarantine_table(entries))
+        _raise_first(rows, {**verdict.division.warnings, **verdict.refused})
+    store.write_bytes(QUARANTINE, quarantine_table(_entries(rows, verdict)))
+    kinds = _by_kind(verdict.refused)
+    if len(verdict.refused) == len(rows):
         raise DataError("every photograph was refused", str(kinds), f"see {store.uri}/{QUARANTINE}")
-    for name in (MANIFEST, QUARANTINE):
-        store.remove(name)
-    writer = ShardWriter(
+    store.remove(MANIFEST)
+    with ShardWriter(
         out,
         tasks=tuple(tasks),
         image_size=image_size,
         encoding=encoding,
         source=", ".join(sorted({row.source for row in rows})),
         preprocessing=PREPROCESSING_VERSION,
-    )
-    with writer:
-        for row in _stored_rows(rows, usable, refused, parts, twins, division, image_size):
+    ) as writer:
+        for row in _stored_rows(rows, verdict, parts, image_size):
             writer.add(row)
-        store.write_bytes(QUARANTINE, quarantine_table(entries))
     manifest = writer.close()
-    assert len(rows) == manifest.rows + len(refused)
+    assert len(rows) == manifest.rows + len(verdict.refused)
     store.child(PARTS).delete()
-    warnings = dict(Counter(warning.kind for warning in division.warnings.values()).most_common())
-    return IngestSummary(manifest, len(rows), manifest.rows, len(refused), kinds, warnings)
+    return IngestSummary(
+        manifest, len(rows), manifest.rows, len(verdict.refused), kinds, _by_kind(verdict.division.warnings)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What becomes of the rows: those that their source can use, those that are refused after all, and why."""
+
+    usable: Sequence[int]
+    refused: dict[int, Refusal]
+    twins: Twins
+    division: Division
 
 
 def _check_out(store: Store, parts: Sequence[Part], overwrite: bool) -> None:
@@ -164,6 +160,39 @@ def _convert(parts: Sequence[Part], work: Work, progress: Progress, *, strict: b
             progress(done, total)
 
 
+def _decide(
+    rows: Sequence[SourceRow],
+    usable: Sequence[int],
+    refused: dict[int, Refusal],
+    parts: Sequence[Part],
+    *,
+    tasks: Sequence[Task],
+    fractions: tuple[float, float, float],
+    seed: int,
+) -> _Verdict:
+    """Compare all rows with each other, and divide them."""
+    found = dict(zip(usable, (finding for part in parts for finding in findings(part)), strict=True))
+    refused = refused | {index: finding.refusal for index, finding in found.items() if finding.refusal is not None}
+    twins = find_twins(rows, {index: found[index].sha256 for index in usable if index not in refused})
+    refused |= twins.refused
+    stored = [index for index in usable if index not in refused]
+    pairs = _lookalikes(stored, found)
+    division = divide(rows, usable, twins, pairs, tasks=tasks, fractions=fractions, seed=seed, stored=stored)
+    return _Verdict(usable, refused | division.refused, twins, division)
+
+
+def _entries(rows: Sequence[SourceRow], verdict: _Verdict) -> list[Entry]:
+    refused, warnings = verdict.refused, verdict.division.warnings
+    return [Entry(rows[index], refusal, stored=False) for index, refusal in sorted(refused.items())] + [
+        Entry(rows[index], warning, stored=True) for index, warning in sorted(warnings.items())
+    ]
+
+
+def _by_kind(refused: dict[int, Refusal]) -> dict[str, int]:
+    """Return how many there are of each kind, the most frequent first."""
+    return dict(Counter(refusal.kind for refusal in refused.values()).most_common())
+
+
 def _raise_first(rows: Sequence[SourceRow], refused: dict[int, Refusal]) -> None:
     if refused:
         index = min(refused)
@@ -177,37 +206,29 @@ def _lookalikes(stored: Sequence[int], found: dict[int, Finding]) -> list[tuple[
     return [(stored[one], stored[other]) for one, other in alike(np.stack([found[row].look for row in stored]))]
 
 
-def _stored_rows(
-    rows: Sequence[SourceRow],
-    usable: Sequence[int],
-    refused: dict[int, Refusal],
-    parts: Sequence[Part],
-    twins: Twins,
-    division: Division,
-    image_size: int,
-) -> Iterator[Row]:
+def _stored_rows(rows: Sequence[SourceRow], verdict: _Verdict, parts: Sequence[Part], image_size: int) -> Iterator[Row]:
     """Yield what is to be stored, in the order of the source; holds one part in memory."""
     places = [(part, number) for part in parts for number in range(len(part.rows))]
-    place_of_row = dict(zip(usable, places, strict=True))
+    place_of_row = dict(zip(verdict.usable, places, strict=True))
     converted = (image for part in parts for image in images(part))
-    for index, image in zip(usable, converted, strict=True):
-        if image is None or index in refused:
+    for index, image in zip(verdict.usable, converted, strict=True):
+        if image is None or index in verdict.refused:
             continue
         mask = image.mask
-        if index in twins.mask_of:
-            part, number = place_of_row[twins.mask_of[index]]
+        if index in verdict.twins.mask_of:
+            part, number = place_of_row[verdict.twins.mask_of[index]]
             mask = image_at(part, number).mask
         row = rows[index]
         yield Row(
             image_id=row.image_id,
             group_id=row.group_id,
             source=row.source,
-            split=division.splits[index],
+            split=verdict.division.splits[index],
             image=image.image,
             width=image_size,
             height=image_size,
             sha256=image.sha256,
-            grades=twins.grades[index],
+            grades=verdict.twins.grades[index],
             laterality=row.laterality,
             mask=mask,
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from retina_ray.data.schema import KNOWN_TASKS, NO_GRADE, Task, task_of
+from retina_ray.data.sources.files import files_in
 from retina_ray.errors import DataError
 
 MAX_GRADE = 127
@@ -91,11 +92,7 @@ def unlabelled_rows(
 
 def photographs_in(folder: Path) -> list[Path]:
     """Return the photographs directly in a folder, sorted; what is no photograph by its name is passed over."""
-    return [
-        file
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    ]
+    return [file for file in files_in(folder) if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
 
 
 def _relative(file: Path, root: Path) -> str:

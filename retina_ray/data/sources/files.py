@@ -48,6 +48,13 @@ def read_file(path: Path) -> bytes:
     return Store(str(path.parent)).read_bytes(path.name)
 
 
+def files_in(folder: Path) -> list[Path]:
+    """Return the files directly in a folder, sorted; one on S3 is listed at once."""
+    if isinstance(folder, Path):
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    return [folder / name for name in sorted(Store(str(folder)).versions())]
+
+
 def versions(paths: Iterable[Path]) -> dict[Path, Version]:
     """Return the versions of files; a folder on S3 is listed once, whatever the number of its files."""
     found: dict[Path, Version] = {}
