@@ -128,6 +128,7 @@ class Loader:
             )
         self._mask_pool = drawing_pool(num_threads) if with_masks else None
         self.damaged = []
+        self._damaged_shards: set[str] = set()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -225,10 +226,14 @@ class Loader:
         return tensor.to(self._device, non_blocking=True)
 
     def _note_damaged(self, rows: NDArray[np.int64]) -> None:
-        for image_id in self._samples.dataset.image_ids[rows]:
+        dataset = self._samples.dataset
+        for row in rows:
+            image_id = str(dataset.image_ids[row])
             if image_id not in self.damaged:
-                self.damaged.append(str(image_id))
+                self.damaged.append(image_id)
+                self._damaged_shards.add(dataset.shard_of(int(row)))
         allowed = max(_MIN_DAMAGED, int(_MAX_DAMAGED_SHARE * len(self._samples.rows)))
         if len(self.damaged) > allowed:
             what = f"more than {allowed} of {len(self._samples.rows)} images are damaged"
-            raise DataError(what, ", ".join(self.damaged), "run `retina-ray data inspect` and restore the data set")
+            where = f"{', '.join(self.damaged)} in {', '.join(sorted(self._damaged_shards))}"
+            raise DataError(what, where, "run `retina-ray data inspect` and restore the data set")

@@ -111,6 +111,11 @@ class ShardedDataset:
         cell = self._cell(self._masks, i)
         return bytes(cell) if self.has_mask[i] else None
 
+    def shard_of(self, i: int) -> str:
+        """Return the name of the shard that holds a row."""
+        ends = np.cumsum([shard.rows for shard in self.manifest.shards])
+        return self.manifest.shards[int(np.searchsorted(ends, i, side="right"))].name
+
     def verify(self) -> list[str]:
         """Return the names of the shards whose SHA-256 is wrong; reads everything."""
         return [shard.name for shard in self.manifest.shards if sha256_of(self._folder / shard.name) != shard.sha256]

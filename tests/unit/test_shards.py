@@ -296,6 +296,14 @@ def test_a_rotten_image_is_found_by_row_and_by_shard(folder: Path) -> None:
     dataset = ShardedDataset.open(str(folder))
     assert [i for i in range(12) if not dataset.check(i)] == [1]
     assert dataset.verify() == ["00000.arrow"]
+    assert dataset.shard_of(1) == "00000.arrow"
+
+
+def test_each_row_knows_its_shard(folder: Path) -> None:
+    dataset = ShardedDataset.open(str(folder))
+    shards = [shard.name for shard in dataset.manifest.shards for _ in range(shard.rows)]
+    assert len(set(shards)) > 1
+    assert [dataset.shard_of(row) for row in range(12)] == shards
 
 
 @pytest.fixture(scope="module")
