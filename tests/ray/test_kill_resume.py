@@ -8,6 +8,7 @@ hit; a moment too short to be seen from outside is met by an audit hook with whi
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -152,6 +153,8 @@ def run_life(site: Site, moment: Moment | None, *, delay_s: float = 0.0, event: 
     mark = f"{site.root}-{time.monotonic_ns()}"
     site.scratch.mkdir(parents=True, exist_ok=True)
     site.records_file.unlink(missing_ok=True)
+    for left in site.scratch.glob("retina-ray-checkpoint-*"):  # of an earlier life; no moment of this one
+        remove(str(left))
     arguments = (site.config.model_dump(mode="json"), str(site.records_file), str(site.scratch), mark, event)
     process = warm_processes().Process(target=live, args=arguments)
     process.start()
@@ -163,7 +166,7 @@ def run_life(site: Site, moment: Moment | None, *, delay_s: float = 0.0, event: 
     looked = 0.0
     try:
         while process.is_alive() and time.monotonic() < deadline:
-            if moment is None or not moment(site):
+            if moment is None or not site.records() or not moment(site):
                 if moment and time.monotonic() - looked > 0.5:  # ahead of the moment, which may last some ms
                     members, looked = {process.pid, *family(mark)}, time.monotonic()
                 process.join(0.001 if moment else 0.2)
@@ -197,8 +200,6 @@ def ray_folders_of(process: int) -> set[str]:
 
 
 def remove(folder: str) -> None:
-    import shutil
-
     shutil.rmtree(folder, ignore_errors=True)
 
 
