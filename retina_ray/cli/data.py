@@ -225,8 +225,8 @@ def _fractions(text: str) -> tuple[float, float, float] | None:
         train, validation, test = (float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError("neither three fractions nor a .csv file", text, "write 0.5,0.25,0.25") from None
-    if not (min(train, validation, test) > 0 and abs(train + validation + test - 1) <= 1e-6):  # NaN too
-        raise ConfigError("the fractions must be positive and add up to 1", text, "write them as 0.5,0.25,0.25")
+    if not (min(train, validation, test) >= 0 and abs(train + validation + test - 1) <= 1e-6):  # NaN too
+        raise ConfigError("the fractions must not be negative and add up to 1", text, "write them as 0.5,0.25,0.25")
     return train, validation, test
 
 

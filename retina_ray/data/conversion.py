@@ -24,6 +24,9 @@ from retina_ray.errors import DataError
 
 JPEG_QUALITY = 92
 
+UNREADABLE = "unreadable file"
+"""Kind of the one refusal that may be another the next time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -79,7 +82,11 @@ def convert(data: bytes, drawings: Mapping[str, bytes] | None, *, name: str, tar
 
 
 def convert_row(row: SourceRow, target: Target) -> Converted | Refusal:
-    """Read and convert a source's photograph, or say why that cannot be done."""
+    """Read and convert a source's photograph, or say why that cannot be done.
+
+    Raises:
+        DataError: a file has vanished, or the storage does not answer.
+    """
     name = str(row.image)
     try:
         data = read_file(row.image)
@@ -90,11 +97,10 @@ def convert_row(row: SourceRow, target: Target) -> Converted | Refusal:
     except NoFundusError as error:
         return Refusal("no fundus", error.what, error.fix)
     except FileNotFoundError as error:
-        return Refusal("label without image", f"there is no file {error.filename or name}", "check the path")
+        fix = "mount the source on every node under one path, or use s3://; if it was deleted meanwhile, start again"
+        raise DataError("a worker does not find a file that was there", error.filename or name, fix) from error
     except OSError as error:
-        return Refusal("unreadable file", str(error.strerror or error), "check the path and its permissions")
-    except MemoryError:
-        return Refusal("damaged image", "it needs more memory than there is", "reduce it")
+        return Refusal(UNREADABLE, str(error.strerror or error), "check its permissions, and start again")
 
 
 def _mask(drawings: Mapping[str, bytes], square: Square, name: str) -> bytes:

@@ -24,6 +24,9 @@ MAX_JPEG_SCANS = 64
 """Genuine progressive JPEGs hold about ten; each scan costs a pass over all coefficients, however few its bytes."""
 
 _ORIENTATION_TAG = 0x0112
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_META_BYTES = 4096  # more than the part of a DICOM file that names its transfer syntax
+_PHOTOMETRIC = ("RGB", "YBR_", "MONOCHROME2")
 _MAGIC = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -78,10 +81,13 @@ def decode_drawing(data: bytes, *, name: str) -> npt.NDArray[np.bool_]:
     Raises:
         CorruptImageError: as `decode_photograph`.
     """
-    image = ImageOps.exif_transpose(_open_with_pillow(data, name, _format_of(data, name)))
-    if image.mode not in ("1", "L", "I;16", "I", "F"):
-        image = image.convert("RGB")
-    pixels = np.asarray(image) > 0
+    image_format = _format_of(data, name)
+    image = _open_with_pillow(data, name, image_format)
+    try:
+        image = ImageOps.exif_transpose(image)
+        pixels = np.asarray(image if image.mode in ("1", "L", "I;16", "I", "F") else image.convert("RGB")) > 0
+    except Exception as error:  # at bytes from outside, Pillow raises almost any type
+        raise _damaged(image_format, error, name) from error
     return np.asarray(pixels if pixels.ndim == 2 else pixels.any(axis=2), dtype=np.bool_)
 
 
@@ -210,11 +216,16 @@ def _open_with_pillow(data: bytes, name: str, image_format: str) -> Image.Image:
 
 def _decode_dicom(data: bytes, name: str) -> npt.NDArray[np.uint8]:
     """Decode the one frame of a DICOM photograph; whatever says who it is of is left behind."""
+    if _DEFLATED in data[132:_META_BYTES]:  # pydicom would inflate it whole before it can be looked at
+        raise CorruptImageError("the DICOM file is deflated", name, "save it in another transfer syntax")
     try:
         record = pydicom.dcmread(io.BytesIO(data))
         _check_dimensions(int(record.Columns), int(record.Rows), name)
         if int(record.get("NumberOfFrames", None) or 1) != 1:
             raise CorruptImageError(f"the DICOM file holds {record.NumberOfFrames} frames", name, "give one per file")
+        if not str(record.PhotometricInterpretation).startswith(_PHOTOMETRIC):
+            what = f"the DICOM file stores its pixels as {record.PhotometricInterpretation}"
+            raise CorruptImageError(what, name, "save it as RGB or MONOCHROME2")
         pixels = pixel_array(record)  # colours become RGB
         bits = int(record.BitsStored)
     except CorruptImageError:

@@ -11,13 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from retina_ray.data.refusals import Refusal, place_of
-from retina_ray.data.schema import NO_GRADE, SPLITS, Task
+from retina_ray.data.schema import NO_GRADE, SPLIT_STRENGTH, Task
 from retina_ray.data.sources.base import SourceRow
-from retina_ray.data.splits import assign_splits
+from retina_ray.data.splits import assign_splits, leaks
 from retina_ray.data.twins import Twins
-
-_STRENGTH = {split: strength for strength, split in enumerate(SPLITS)}
-"""Of rows that may not be in two splits, those in the strongest stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +58,31 @@ def divide(
         stored: rows that will be, as far as their file and their twins go.
     """
     prescribed = {index: split for index in usable if (split := rows[index].split) is not None}
-    refused = _leaking_groups(rows, [index for index in stored if index in prescribed], prescribed)
-    _leaking_pictures(rows, lookalikes, prescribed, refused)
+    unit_of = _units(rows, usable, [*twins.pairs, *lookalikes])
+    holder = _holders(stored, unit_of, prescribed)
+    refused = {
+        index: _leak(rows, index, holder[unit_of[index]], prescribed)
+        for index in stored
+        if index in prescribed and prescribed[index] != prescribed[holder[unit_of[index]]]
+    }
     warnings = {
         later: Refusal("near duplicate", f"near duplicate: the same picture as {place_of(rows[earlier])}", _KEPT)
         for earlier, later in lookalikes
         if earlier not in refused and later not in refused
     }
-    together = [pair for pair in lookalikes if refused.keys().isdisjoint(pair)]
-    unit_of = _units(rows, usable, [*twins.pairs, *together])
-    fixed = _fixed_units(usable, unit_of, prescribed, refused)
-    unvalidated = _sources_without_validation(rows, prescribed)
+    fixed = {unit: prescribed[index] for unit, index in (_holders(usable, unit_of, prescribed) | holder).items()}
+    dealt_anew = _units_to_validate(rows, usable, unit_of, prescribed)
     train_share = fractions[0] + fractions[1]
     pools: dict[tuple[float, float, float], list[int]] = defaultdict(list)
     splits: dict[int, str] = {}
     for index in usable:
-        split = prescribed.get(index) or fixed.get(unit_of[index])
-        if split is None:
+        unit = unit_of[index]
+        if unit not in fixed:
             pools[fractions].append(index)
-        elif split == "train" and rows[index].source in unvalidated and train_share > 0:
+        elif fixed[unit] == "train" and unit in dealt_anew and train_share > 0:
             pools[fractions[0] / train_share, fractions[1] / train_share, 0.0].append(index)
         else:
-            splits[index] = split
+            splits[index] = fixed[unit]
     for shares, members in pools.items():
         grades = {
             task.name: np.array([_number(twins.grades[index].get(task.name)) for index in members], dtype=np.int8)
@@ -90,6 +90,8 @@ def divide(
         }
         dealt = assign_splits([unit_of[index] for index in members], grades, fractions=shares, seed=seed)
         splits |= {index: str(split) for index, split in zip(members, dealt, strict=True)}
+    kept = [index for index in stored if index not in refused]
+    assert not leaks([unit_of[index] for index in kept], [splits[index] for index in kept])
     return Division(splits, refused, warnings)
 
 
@@ -97,38 +99,26 @@ _KEPT = "nothing: both are in one split; delete one if they should count once"
 _CORRECT = "correct the split, or leave the split column out to have the rows divided by patient"
 
 
-def _leaking_groups(
-    rows: Sequence[SourceRow], members: Sequence[int], prescribed: Mapping[int, str]
-) -> dict[int, Refusal]:
-    strongest: dict[str, int] = {}
+def _holders(members: Sequence[int], unit_of: Mapping[int, str], prescribed: Mapping[int, str]) -> dict[str, int]:
+    """Return of each unit the first of its rows in the strongest split that is prescribed in it."""
+    holder: dict[str, int] = {}
     for index in members:
-        group = rows[index].group_id
-        best = strongest.setdefault(group, index)
-        if _STRENGTH[prescribed[index]] > _STRENGTH[prescribed[best]]:
-            strongest[group] = index
-    refused = {}
-    for index in members:
-        best = strongest[rows[index].group_id]
-        if prescribed[index] != prescribed[best]:
-            reason = f"leak: {rows[index].group_id} is in {prescribed[index]} and in {prescribed[best]}, as {{}}"
-            refused[index] = Refusal("leak", reason.format(place_of(rows[best])), _CORRECT)
-    return refused
+        if index in prescribed:
+            best = holder.setdefault(unit_of[index], index)
+            if SPLIT_STRENGTH[prescribed[index]] > SPLIT_STRENGTH[prescribed[best]]:
+                holder[unit_of[index]] = index
+    return holder
 
 
-def _leaking_pictures(
-    rows: Sequence[SourceRow],
-    lookalikes: Sequence[tuple[int, int]],
-    prescribed: Mapping[int, str],
-    refused: dict[int, Refusal],
-) -> None:
-    for pair in lookalikes:
-        if not refused.keys().isdisjoint(pair) or not all(index in prescribed for index in pair):
-            continue
-        weak, strong = sorted(pair, key=lambda index: _STRENGTH[prescribed[index]])
-        if prescribed[weak] != prescribed[strong]:
-            where = f"in {prescribed[strong]}, as {place_of(rows[strong])}"
-            reason = f"leak: the same picture is in {prescribed[weak]} and {where}"
-            refused[weak] = Refusal("leak", reason, _CORRECT)
+def _leak(rows: Sequence[SourceRow], index: int, holder: int, prescribed: Mapping[int, str]) -> Refusal:
+    """Say why a row may not be in its split, and which row stands against it."""
+    one, other = rows[index].group_id, rows[holder].group_id
+    where = f"in {prescribed[holder]}, as {place_of(rows[holder])}"
+    if one == other:
+        reason = f"leak: {one} is in {prescribed[index]} and {where}"
+    else:
+        reason = f"leak: {one} is in {prescribed[index]}, and the same picture under the name {other} {where}"
+    return Refusal("leak", reason, _CORRECT)
 
 
 def _units(rows: Sequence[SourceRow], usable: Sequence[int], pairs: Sequence[tuple[int, int]]) -> dict[int, str]:
@@ -147,23 +137,17 @@ def _units(rows: Sequence[SourceRow], usable: Sequence[int], pairs: Sequence[tup
     return {index: root(rows[index].group_id) for index in usable}
 
 
-def _fixed_units(
-    usable: Sequence[int], unit_of: Mapping[int, str], prescribed: Mapping[int, str], refused: Mapping[int, Refusal]
-) -> dict[str, str]:
-    """Return the split of each unit in which a row has one: the strongest."""
-    fixed: dict[str, str] = {}
-    for index in usable:
-        if index in prescribed and index not in refused:
-            known = fixed.setdefault(unit_of[index], prescribed[index])
-            fixed[unit_of[index]] = max(known, prescribed[index], key=_STRENGTH.__getitem__)
-    return fixed
-
-
-def _sources_without_validation(rows: Sequence[SourceRow], prescribed: Mapping[int, str]) -> set[str]:
+def _units_to_validate(
+    rows: Sequence[SourceRow], usable: Sequence[int], unit_of: Mapping[int, str], prescribed: Mapping[int, str]
+) -> set[str]:
+    """Return the units whose training rows are all of sources that prescribe no validation rows."""
     named: dict[str, set[str]] = defaultdict(set)
     for index, split in prescribed.items():
         named[rows[index].source].add(split)
-    return {source for source, splits in named.items() if "train" in splits and "validation" not in splits}
+    validated = {source for source, splits in named.items() if "validation" in splits}
+    return {unit_of[index] for index in usable} - {
+        unit_of[index] for index in prescribed if rows[index].source in validated
+    }
 
 
 def _number(grade: int | None) -> int:

@@ -8,9 +8,10 @@ one photograph (``conversion``), and workers on other machines (``orchestration.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -24,10 +25,14 @@ from retina_ray.data.refusals import Entry, Refusal, place_of, quarantine_table,
 from retina_ray.data.schema import Task
 from retina_ray.data.shard_writer import Row, ShardWriter, check_shards_folder
 from retina_ray.data.sources.base import SourceRow
-from retina_ray.data.store import Store, is_temporary
+from retina_ray.data.sources.files import MISSING, Version, versions
+from retina_ray.data.store import Store, is_temporary, locked, writing
 from retina_ray.data.twins import Twins, find_twins
 from retina_ray.data.workers import Work, serially
 from retina_ray.errors import DataError
+
+LOCK = "lock"
+"""Beside the parts; held by the process that makes the data set."""
 
 QUARANTINE = "quarantine.csv"
 """Lists every refused photograph beside the data set, and every warning: file, line, kind, reason, what to do."""
@@ -91,37 +96,84 @@ def ingest(
     if not rows:
         raise DataError("the source has no photographs", out, "check the path and the columns")
     store = Store(out)
-    refused = {index: refusal for index, row in enumerate(rows) if (refusal := refusal_of(row)) is not None}
+    version_of = versions(file for row in rows for file in row.files)
+    refused = _refused_beforehand(rows, version_of)
     if strict:
         _raise_first(rows, refused)
     usable = [index for index in range(len(rows)) if index not in refused]
-    parts = plan_parts([rows[index] for index in usable], Target(image_size, encoding), store)
+    parts = plan_parts([rows[index] for index in usable], Target(image_size, encoding), store, version_of)
     _check_out(store, parts, overwrite)
-    _convert(parts, work, progress, strict=strict)
-    verdict = _decide(rows, usable, refused, parts, tasks=tasks, fractions=fractions, seed=seed)
-    if strict:
-        _raise_first(rows, {**verdict.division.warnings, **verdict.refused})
-    store.write_bytes(QUARANTINE, quarantine_table(_entries(rows, verdict)))
-    kinds = _by_kind(verdict.refused)
-    if len(verdict.refused) == len(rows):
-        raise DataError("every photograph was refused", str(kinds), f"see {store.uri}/{QUARANTINE}")
-    store.remove(MANIFEST)
-    with ShardWriter(
-        out,
-        tasks=tuple(tasks),
-        image_size=image_size,
-        encoding=encoding,
-        source=", ".join(sorted({row.source for row in rows})),
-        preprocessing=PREPROCESSING_VERSION,
-    ) as writer:
-        for row in _stored_rows(rows, verdict, parts, image_size):
-            writer.add(row)
-    manifest = writer.close()
-    assert len(rows) == manifest.rows + len(verdict.refused)
-    store.child(PARTS).delete()
+    with _alone(store):
+        _check_out(store, parts, overwrite)  # another may have finished just now
+        before = _manifest(store)
+        _convert(parts, work, progress, strict=strict)
+        _check_unchanged(store, before)
+        verdict = _decide(rows, usable, refused, parts, tasks=tasks, fractions=fractions, seed=seed)
+        if strict:
+            _raise_first(rows, {**verdict.division.warnings, **verdict.refused})
+        store.write_bytes(QUARANTINE, quarantine_table(_entries(rows, verdict)))
+        kinds = _by_kind(verdict.refused)
+        if len(verdict.refused) == len(rows):
+            raise DataError("every photograph was refused", str(kinds), f"see {store.uri}/{QUARANTINE}")
+        _check_unchanged(store, before)
+        store.remove(MANIFEST)
+        with ShardWriter(
+            out,
+            tasks=tuple(tasks),
+            image_size=image_size,
+            encoding=encoding,
+            source=", ".join(sorted({row.source for row in rows})),
+            preprocessing=PREPROCESSING_VERSION,
+        ) as writer:
+            for row in _stored_rows(rows, verdict, parts, image_size):
+                writer.add(row)
+        manifest = writer.close()
+        assert len(rows) == manifest.rows + len(verdict.refused)
+        store.child(PARTS).delete()
     return IngestSummary(
         manifest, len(rows), manifest.rows, len(verdict.refused), kinds, _by_kind(verdict.division.warnings)
     )
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """Keep other ingests out of a local folder; S3 has no locks, there `_check_unchanged` has to do."""
+    if not store.is_local:
+        yield
+        return
+    lock = store.child(PARTS).local_path / LOCK
+    with writing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, wait=False))
+        except BlockingIOError:
+            fix = "wait for it, or choose another folder"
+            raise DataError("another ingest is writing there", store.uri, fix) from None
+        yield
+
+
+def _manifest(store: Store) -> bytes | None:
+    return store.read_bytes(MANIFEST) if store.exists(MANIFEST) else None
+
+
+def _check_unchanged(store: Store, before: bytes | None) -> None:
+    """Refuse to destroy what another process has finished meanwhile."""
+    if _manifest(store) != before:
+        raise DataError("another process has written a data set there meanwhile", store.uri, "choose another folder")
+
+
+def _refused_beforehand(rows: Sequence[SourceRow], version_of: Mapping[Path, Version]) -> dict[int, Refusal]:
+    """Return what need not be tried: rows that their source refuses, and files that are not there."""
+    refused = {}
+    for index, row in enumerate(rows):
+        missing = [file for file in row.files if version_of[file] == MISSING]
+        if (refusal := refusal_of(row)) is not None:
+            refused[index] = refusal
+        elif missing:
+            reason = f"label without image: there is no file {missing[0]}"
+            refused[index] = Refusal("label without image", reason, "check the path")
+    return refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +191,7 @@ def _check_out(store: Store, parts: Sequence[Part], overwrite: bool) -> None:
     check_shards_folder(store)
     found, begun = set(store.list()), set(store.child(PARTS).list())
     foreign = sorted(found - {MANIFEST, SHARDS, QUARANTINE, PARTS})
-    foreign += [f"{PARTS}/{name}" for name in sorted(begun) if not re.fullmatch(PART_NAME, name)]
+    foreign += [f"{PARTS}/{name}" for name in sorted(begun - {LOCK}) if not re.fullmatch(PART_NAME, name)]
     foreign = [name for name in foreign if not is_temporary(name.rpartition("/")[2])]
     if foreign:
         raise DataError(f"the output folder holds other files ({foreign[0]})", store.uri, "choose an empty folder")
@@ -177,7 +229,8 @@ def _decide(
     refused |= twins.refused
     stored = [index for index in usable if index not in refused]
     pairs = _lookalikes(stored, found)
-    division = divide(rows, usable, twins, pairs, tasks=tasks, fractions=fractions, seed=seed, stored=stored)
+    dealt = [index for index, row in enumerate(rows) if row.refused is None]
+    division = divide(rows, dealt, twins, pairs, tasks=tasks, fractions=fractions, seed=seed, stored=stored)
     return _Verdict(usable, refused | division.refused, twins, division)
 
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import zlib
 from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from retina_ray.data.schema import SCHEMA_VERSION, Task
@@ -19,13 +21,18 @@ Encoding = Literal["jpeg", "raw"]
 
 
 class ShardInfo(BaseModel):
-    """A shard's file name below ``shards/``, its rows, size in bytes and SHA-256."""
+    """A shard's file name below ``shards/``, its rows, size in bytes, SHA-256, and the checksum of its labels.
+
+    ``labels_crc32`` is that of all columns but the images and masks (`labels_crc32`), checked whenever the shard is
+    opened; the images have theirs, checked whenever they are read.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(pattern=SHARD_NAME)
     rows: int = Field(gt=0)
     bytes: int = Field(gt=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    labels_crc32: int = Field(ge=0)
 
 
 class DatasetManifest(BaseModel):
@@ -55,6 +62,15 @@ class DatasetManifest(BaseModel):
 
     source: str
     """Where the images come from, in words."""
+
+
+def labels_crc32(table: pa.Table) -> int:
+    """Return the CRC-32 of a shard's columns, those of images and masks left out."""
+    crc = 0
+    for name in sorted(set(table.column_names) - {"image", "mask"}):
+        cells = table[name].cast(pa.string()).fill_null("\0").to_pylist()
+        crc = zlib.crc32("\x1f".join([name, *cells]).encode(), crc)
+    return crc
 
 
 def fingerprint_of(

@@ -1,8 +1,9 @@
 """Shards of remote data sets on a node's own disk: fetched once, by whoever comes first, and kept within a bound.
 
-Every data set has a folder named by its fingerprint. Its lock ``filling`` is held by the process that downloads, its
-lock ``in-use`` is shared by all that read; the system releases both when a process dies, however it dies. Folders that
-nobody reads make room for others, the longest unused first.
+Every data set has a folder named by its fingerprint, whose lock ``in-use`` is shared by all that read it. The lock
+``filling`` of the whole cache is held by the process that downloads, so that what one finds free no other takes. The
+system releases both when a process dies, however it dies. Folders that nobody reads make room for others, the longest
+unused first.
 """
 
 import fcntl
@@ -10,12 +11,13 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from retina_ray.config import RuntimeConfig
 from retina_ray.data.manifest import ShardInfo, sha256_of
-from retina_ray.data.store import Store, locked, writing
+from retina_ray.data.store import Store, is_temporary, locked, writing
 from retina_ray.errors import DataError
 
 _PARALLEL_DOWNLOADS = 4
@@ -23,6 +25,7 @@ _DOWNLOAD_TRIES = 2
 """A bit that flips on the way is visible only in the hash; a second copy tells it from a damaged original."""
 
 _FILLING, _IN_USE = "filling", "in-use"
+_UNVERIFIED = ".unverified"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,8 @@ class NodeCache:
         lease = _lease(folder)
         missing = _missing(folder, shards)
         if missing:
-            with locked(folder / _FILLING):
+            with locked(self.root / _FILLING):
+                _tidy(folder)
                 missing = _missing(folder, shards)  # the holder before us may have fetched them
                 self._make_room(sum(shard.bytes for shard in missing), folder)
                 with ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
@@ -79,7 +83,7 @@ class NodeCache:
 
     def _make_room(self, needed: int, keep: Path) -> None:
         """Delete what nobody reads, the longest unused first, until there is room."""
-        others = sorted((_last_used(folder), folder) for folder in self.root.iterdir() if folder != keep)
+        others = sorted((_last_used(path), path) for path in self.root.iterdir() if path.is_dir() and path != keep)
         held = sum(_size(folder) for _, folder in others) + _size(keep)
         for _, folder in others:
             if held + needed <= self.limit_bytes and needed <= shutil.disk_usage(self.root).free:
@@ -126,15 +130,32 @@ def _last_used(folder: Path) -> float:
 
 
 def _size(folder: Path) -> int:
-    return sum(shard.stat().st_size for shard in folder.glob("*.arrow"))
+    sizes = 0
+    for shard in folder.glob("*.arrow"):
+        with suppress(FileNotFoundError):  # evicted by another process
+            sizes += shard.stat().st_size
+    return sizes
 
 
 def _missing(folder: Path, shards: Sequence[ShardInfo]) -> list[ShardInfo]:
-    return [shard for shard in shards if not (folder / shard.name).exists()]
+    """Return the shards that are not there, or cut short."""
+
+    def is_whole(shard: ShardInfo) -> bool:
+        path = folder / shard.name
+        return path.exists() and path.stat().st_size == shard.bytes
+
+    return [shard for shard in shards if not is_whole(shard)]
+
+
+def _tidy(folder: Path) -> None:
+    """Delete what killed downloads left; nobody else downloads now."""
+    for path in folder.iterdir():
+        if is_temporary(path.name) or path.name.endswith(_UNVERIFIED):
+            path.unlink()
 
 
 def _download(remote: Store, shard: ShardInfo, folder: Path) -> None:
-    arriving = folder / f"{shard.name}.unverified"
+    arriving = folder / f"{shard.name}{_UNVERIFIED}"
     try:
         for _ in range(_DOWNLOAD_TRIES):
             remote.download(shard.name, arriving)

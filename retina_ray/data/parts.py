@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from retina_ray.data.conversion import Converted, Target, convert_row
+from retina_ray.data.conversion import UNREADABLE, Converted, Target, convert_row
 from retina_ray.data.fundus import PREPROCESSING_VERSION
 from retina_ray.data.lookalikes import LOOK_BYTES
 from retina_ray.data.refusals import Refusal
 from retina_ray.data.sources.base import SourceRow
-from retina_ray.data.sources.files import Version, versions
+from retina_ray.data.sources.files import Version
 from retina_ray.data.store import Store
 
 PARTS = "parts"
@@ -47,7 +47,7 @@ _SCHEMA = pa.schema(
         pa.field("fix", pa.string()),
     ]
 )
-"""Of a part; a row has either an image or a refusal. ``crc32`` is that of image and mask."""
+"""Of a part; a row has either an image or a refusal. ``crc32`` is that of all other cells."""
 
 _LIGHT = ("sha256", "look", "kind", "reason", "fix")
 
@@ -78,10 +78,15 @@ class Finding:
     look: npt.NDArray[np.int8]
 
 
-def plan_parts(rows: Sequence[SourceRow], target: Target, out: Store) -> list[Part]:
-    """Divide the rows into parts, in order."""
-    files = [file for row in rows for file in (row.image, *(row.masks or {}).values())]
-    version_of = versions(files)
+def plan_parts(rows: Sequence[SourceRow], target: Target, out: Store, version_of: Mapping[Path, Version]) -> list[Part]:
+    """Divide the rows into parts, in order.
+
+    Args:
+        rows: of the source that can be used.
+        target: what they are turned into.
+        out: where the data set will be.
+        version_of: versions of all their files.
+    """
     folder = out.child(PARTS).uri
     parts = []
     for number, start in enumerate(range(0, len(rows), PART_ROWS)):
@@ -97,11 +102,10 @@ def ensure_part(part: Part) -> Part:
         DataError: the storage does not answer or cannot be written to.
     """
     if not _is_sound(part):
-        results = [convert_row(row, part.target) for row in part.rows]
-        columns = {name: [_cell(result, name) for result in results] for name in _SCHEMA.names}
+        rows = [_cells(convert_row(row, part.target)) for row in part.rows]
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, _SCHEMA) as writer:
-            writer.write_batch(pa.RecordBatch.from_pydict(columns, schema=_SCHEMA))
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
         Store(part.folder).write_bytes(part.name, sink.getvalue().to_pybytes())
     return part
 
@@ -132,13 +136,15 @@ def _converted(cells: dict[str, Any]) -> Converted:
 
 
 def _is_sound(part: Part) -> bool:
-    """Tell whether a part's file is there, complete and undamaged; reads it."""
+    """Tell whether a part's file is there, complete, undamaged and final; reads it."""
     try:
         batch = _read(part)
+        batch.validate(full=True)
     except (OSError, pa.ArrowException):
         return False
-    cells = zip(*(batch[name].to_pylist() for name in ("image", "mask", "crc32")), strict=True)
-    return batch.num_rows == len(part.rows) and all(crc == (image and _crc(image, mask)) for image, mask, crc in cells)
+    return batch.num_rows == len(part.rows) and all(
+        cells["crc32"] == _crc(cells) and cells["kind"] != UNREADABLE for cells in batch.to_pylist()
+    )
 
 
 def _read(part: Part, columns: Sequence[str] = ()) -> pa.RecordBatch:
@@ -159,11 +165,16 @@ def _key(rows: Sequence[SourceRow], target: Target, version_of: Mapping[Path, Ve
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _cell(result: Converted | Refusal, column: str) -> object:
-    if column == "crc32":
-        return _crc(result.image, result.mask) if isinstance(result, Converted) else None
-    return getattr(result, column, None)
+def _cells(result: Converted | Refusal) -> dict[str, Any]:
+    """Return a row of a part."""
+    cells = {name: getattr(result, name, None) for name in _SCHEMA.names}
+    return cells | {"crc32": _crc(cells)}
 
 
-def _crc(image: bytes, mask: bytes | None) -> int:
-    return zlib.crc32(mask or b"", zlib.crc32(image))
+def _crc(cells: Mapping[str, Any]) -> int:
+    crc = 0
+    for name in _SCHEMA.names:
+        value = cells[name]
+        if name != "crc32" and value is not None:
+            crc = zlib.crc32(value.encode() if isinstance(value, str) else value, crc)
+    return crc

@@ -9,6 +9,7 @@ import re
 from functools import lru_cache
 
 import boto3
+import botocore.session
 import pyarrow.fs as pafs
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
@@ -24,17 +25,19 @@ _PROBE_TRIES = 4
 _CONNECT_S, _REQUEST_S = 5, 30
 
 _CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE), and what they permit"
-_MEANINGS = (
-    (r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|TOKEN|403", "the storage refuses these credentials", _CREDENTIALS),
-    (r"NO_SUCH_BUCKET", "there is no such bucket", "check its name, and the region"),
-    (
-        r"NETWORK_CONNECTION|TIMEOUT|curlCode",
-        "the storage cannot be reached",
-        "check the network and AWS_ENDPOINT_URL",
-    ),
-    (r"SLOW_DOWN|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|50\d", "the storage is out of order", "try again later"),
-)
-"""Pattern of pyarrow's message, what it means, and what to do."""
+_REFUSED = ("the storage refuses these credentials", _CREDENTIALS)
+_OUT_OF_ORDER = ("the storage is out of order", "try again later")
+_MEANINGS = {
+    **dict.fromkeys(("ACCESSDENIED", "INVALIDACCESSKEYID", "SIGNATUREDOESNOTMATCH", "EXPIREDTOKEN", "403"), _REFUSED),
+    "NOSUCHBUCKET": ("there is no such bucket", "check its name, and the region"),
+    "NETWORKCONNECTION": ("the storage cannot be reached", "check the network and AWS_ENDPOINT_URL"),
+    **dict.fromkeys(("SLOWDOWN", "INTERNALFAILURE", "INTERNALERROR", "SERVICEUNAVAILABLE"), _OUT_OF_ORDER),
+    **dict.fromkeys(("500", "502", "503", "504"), _OUT_OF_ORDER),
+}
+"""Code of an answer, what it means, and what to do."""
+
+_CODE = re.compile(r"AWS Error (\w+)|HTTP status (\d+)|An error occurred \((\w+)\)")
+"""Where pyarrow and boto3 put the code; names of files may look like codes too."""
 
 
 def filesystem(bucket: str) -> pafs.S3FileSystem:
@@ -57,14 +60,22 @@ def create(bucket: str, key: str, data: bytes) -> bool:
     endpoint, region = _place()
     client = _client(endpoint, region, tries=_TRIES)
     try:
-        client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        for _ in range(_TRIES):
+            try:
+                client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+                return True
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                if code in ("ConditionalRequestConflict", "409"):  # another is writing it just now
+                    continue
+                if code not in ("PreconditionFailed", "412"):
+                    raise
+                return bool(client.get_object(Bucket=bucket, Key=key)["Body"].read() == data)
     except ClientError as error:
-        if error.response["Error"]["Code"] not in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
-            raise OSError(str(error)) from error
-        return bool(client.get_object(Bucket=bucket, Key=key)["Body"].read() == data)
+        raise OSError(str(error)) from error
     except BotoCoreError as error:
-        raise OSError(f"NETWORK_CONNECTION: {error}") from error
-    return True
+        raise OSError(f"AWS Error NETWORK_CONNECTION: {error}") from error
+    return False
 
 
 def explain(error: OSError, address: str) -> DataError:
@@ -75,10 +86,18 @@ def explain(error: OSError, address: str) -> DataError:
         address: of the file or folder it is about.
     """
     text = " ".join(str(error).split())
-    for pattern, what, fix in _MEANINGS:
-        if re.search(pattern, text):
-            return DataError(what, address, f"{fix} ({text})")
-    return DataError("the storage did not answer as asked", address, text)
+    found = _CODE.search(text)
+    code = next(filter(None, found.groups())).replace("_", "").upper() if found else ""
+    what, fix = _MEANINGS.get(code, ("the storage did not answer as asked", "see its answer"))
+    return DataError(what, address, f"{fix} ({text})")
+
+
+def session() -> boto3.Session:
+    """Return a session for whoever speaks to S3 by itself, with our place, patience and the present credentials."""
+    endpoint, region = _place()
+    core = botocore.session.Session()
+    core.set_default_client_config(_config(_TRIES))
+    return boto3.Session(botocore_session=core, region_name=region or ("us-east-1" if endpoint else None))
 
 
 def _place() -> tuple[str | None, str | None]:
@@ -138,10 +157,13 @@ def _probe(bucket: str, endpoint: str | None, region: str | None) -> str | None:
 
 
 def _client(endpoint: str | None, region: str | None, *, tries: int) -> "boto3.client":
-    config = Config(
+    # A session of its own, since the default one keeps the credentials that it found first.
+    return boto3.Session().client("s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=_config(tries))
+
+
+def _config(tries: int) -> Config:
+    return Config(
         retries={"mode": "standard", "total_max_attempts": tries},
         connect_timeout=_CONNECT_S,
         read_timeout=_REQUEST_S,
     )
-    # A session of its own, since the default one keeps the credentials that it found first.
-    return boto3.Session().client("s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config)

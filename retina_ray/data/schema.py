@@ -10,10 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from retina_ray.errors import ConfigError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the shard layout; a reader refuses any other."""
 
 SPLITS = ("train", "validation", "test")
+
+SPLIT_STRENGTH = {split: strength for strength, split in enumerate(SPLITS)}
+"""Of rows that may not be in two splits, those in the strongest stay: training images spoil a test, not vice versa."""
 
 LESIONS = ("MA", "HM", "HE", "SE")
 """Planes of a lesion mask: microaneurysms, haemorrhages, hard exudates, soft exudates."""

@@ -24,6 +24,7 @@ from retina_ray.data.manifest import (
     Encoding,
     ShardInfo,
     fingerprint_of,
+    labels_crc32,
     sha256_of,
 )
 from retina_ray.data.schema import SCHEMA_VERSION, SPLITS, Task, arrow_schema, grade_column
@@ -230,7 +231,15 @@ class ShardWriter:
             with writing(path), atomic_file(path) as file, pa.ipc.new_file(file, self._schema) as writer:
                 for rows in _record_batches(self._rows):
                     writer.write_batch(self._record_batch(rows))
-            shard = ShardInfo(name=name, rows=len(self._rows), bytes=path.stat().st_size, sha256=sha256_of(path))
+            with pa.memory_map(str(path)) as file:
+                labels = labels_crc32(pa.ipc.open_file(file).read_all())
+            shard = ShardInfo(
+                name=name,
+                rows=len(self._rows),
+                bytes=path.stat().st_size,
+                sha256=sha256_of(path),
+                labels_crc32=labels,
+            )
             if not self._store.is_local:
                 self._store.child(SHARDS).upload(path, name)
         self._shards.append(shard)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from retina_ray.config import RuntimeConfig
-from retina_ray.data.manifest import SHARDS, DatasetManifest, ShardInfo, read_manifest, sha256_of
+from retina_ray.data.manifest import SHARDS, DatasetManifest, ShardInfo, labels_crc32, read_manifest, sha256_of
 from retina_ray.data.node_cache import Lease, NodeCache
 from retina_ray.data.schema import NO_GRADE, Task, arrow_schema, grade_column
 from retina_ray.data.shard_writer import Row, ShardWriter
@@ -150,6 +150,8 @@ def _map_shard(path: Path, shard: ShardInfo, schema: pa.Schema) -> pa.Table:
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"shard {path} is damaged", str(error), "restore it or ingest the images again") from error
+    if table.schema.equals(schema) and labels_crc32(table) != shard.labels_crc32:
+        raise DataError(f"shard {path} is damaged", "grades, splits or names", "restore it or ingest the images again")
     if not table.schema.equals(schema) or len(table) != shard.rows:
         what = f"shard {path} has other columns or rows than the manifest says"
         raise DataError(what, len(table), "restore it or ingest the images again")

@@ -5,11 +5,14 @@ column of splits; names of both columns differ, and so do the words for the spli
 """
 
 import csv
+import io
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from retina_ray.data.sources.base import SourceRow
+from retina_ray.data.sources.base import SUFFIXES, SourceRow
+from retina_ray.data.sources.files import read_text
 from retina_ray.errors import DataError
 
 _IMAGE_COLUMNS = (
@@ -48,10 +51,11 @@ def read_split_file(path: Path) -> dict[str, str]:
         DataError: it cannot be read, lacks a column, uses another word, or gives a name two splits.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file, strict=True))
+        lines = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True))
     except OSError as error:
-        raise DataError("the split file cannot be read", f"{path} ({error.strerror})", "check the path") from error
+        raise DataError(
+            "the split file cannot be read", f"{path} ({error.strerror or error})", "check the path"
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError("the split file is no CSV in UTF-8", f"{path} ({error})", "export it again") from error
     header = [name.strip().lower() for name in lines[0]] if lines else []
@@ -72,15 +76,26 @@ def read_split_file(path: Path) -> dict[str, str]:
 def prescribe(rows: Sequence[SourceRow], splits: Mapping[str, str], path: Path) -> list[SourceRow]:
     """Return the rows with the splits of a file, which replace those of the source.
 
-    A row is looked up by its id, then by its file's name, then by that without its suffix. Rows that the file does not
-    name are refused: whoever prescribes splits means just these photographs.
+    A row is looked up by its id, then by its path, from the whole of it down to the file's name, then by that name
+    alone in entries with other folders; each also without the suffix. Rows that the file does not name are refused:
+    whoever prescribes splits means just these photographs.
 
     Raises:
-        DataError: it names none of the rows.
+        DataError: it names none of the rows, or one of its names fits several photographs or several of its lines one.
     """
-    by_stem = {PurePosixPath(name).stem: split for name, split in splits.items()}
-    by_name = {PurePosixPath(name).name: split for name, split in splits.items()}
-    found = [splits.get(row.image_id) or by_name.get(row.image.name) or by_stem.get(row.image.stem) for row in rows]
+    names = _by_ending(splits)
+    claimed: dict[str, Path] = {}
+    found = []
+    for row in rows:
+        fitting = next((names[ending] for ending in _endings(row) if ending in names), set())
+        if len({splits[name] for name in fitting}) > 1:
+            fix = "write the ids of the photographs, or their paths"
+            raise DataError(f"{path} has several lines that fit {row.image_id}", ", ".join(sorted(fitting)), fix)
+        for name in fitting:
+            if claimed.setdefault(name, row.image) != row.image:
+                fix = "write the ids of the photographs, or their paths"
+                raise DataError(f"{path} has a name that fits {claimed[name]} and {row.image}", name, fix)
+        found.append(next((splits[name] for name in fitting), None))
     if not any(found):
         example = next(iter(splits), "nothing")
         raise DataError(f"{path} names none of the photographs", example, f"write their names, like {rows[0].image_id}")
@@ -92,6 +107,33 @@ def prescribe(rows: Sequence[SourceRow], splits: Mapping[str, str], path: Path) 
         else replace(row, grades={}, split=None, masks=None, refused=f"not in the split file: {path.name}")
         for row, split in zip(rows, found, strict=True)
     ]
+
+
+def _by_ending(splits: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the file's names by what a row may be looked up by: as they are, then by their last part alone."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for name in splits:
+        last = PurePosixPath(name).name
+        for ending in {name, _without_suffix(name), f"*/{last}", f"*/{_without_suffix(last)}"}:
+            names[ending].add(name)
+    return names
+
+
+def _endings(row: SourceRow) -> list[str]:
+    """Return what a row is looked up by, the most telling first."""
+    parts = row.image.parts
+    paths = [row.image_id, *("/".join(parts[start:]) for start in range(len(parts)))]
+    return [
+        *paths,
+        *map(_without_suffix, paths),
+        f"*/{row.image.name}",
+        f"*/{_without_suffix(row.image.name)}",
+    ]
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else name
 
 
 def _column(header: Sequence[str], names: Sequence[str], path: Path) -> int:

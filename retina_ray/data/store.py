@@ -7,7 +7,6 @@ import fcntl
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         path: where it shall appear; its folder is made, an older file is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
             yield file
@@ -47,6 +46,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def is_temporary(name: str) -> bool:
@@ -73,16 +76,20 @@ def _unwritable(path: Path, error: OSError) -> DataError:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on a file; the system releases it even if the process dies.
 
     Args:
         path: of the file; it and its folder are made, and stay.
+        wait: until another process releases it.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``wait`` is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(file)
@@ -162,14 +169,16 @@ class Store:
             with self._explained(name):
                 return s3.create(bucket, key, data)
         path = Path(self._path(name))
-        with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-            complete = Path(folder, path.name)
-            with atomic_file(complete) as file:
-                file.write(data)
+        complete = _temporary(path)
+        with writing(path):
             try:
+                with atomic_file(complete) as file:
+                    file.write(data)
                 path.hardlink_to(complete)
             except FileExistsError:
                 return False
+            finally:
+                complete.unlink(missing_ok=True)
         return True
 
     @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from retina_ray.data.refusals import Refusal, place_of
+from retina_ray.data.schema import SPLIT_STRENGTH
 from retina_ray.data.sources.base import SourceRow
 
 
@@ -19,7 +20,7 @@ class Twins:
 
     Attributes:
         grades: of each row, those of its twins included.
-        refused: by row: all but the first of its twins, and rows of a repeated id.
+        refused: by row: all but one of its twins, and rows of a repeated id.
         mask_of: row that has no mask -> its twin that has one.
         pairs: of rows with equal files.
     """
@@ -54,8 +55,11 @@ def find_twins(rows: Sequence[SourceRow], sha256: Mapping[int, str]) -> Twins:
 
 
 def _join(rows: Sequence[SourceRow], twins: Sequence[int], result: Twins) -> None:
-    """Give the first of equal files what is known of all of them, and refuse the others; or all, if they disagree."""
-    first, *others = twins
+    """Give one of equal files what is known of all of them, and refuse the others; or all, if they disagree.
+
+    It is the first of those whose source prescribes the strongest split.
+    """
+    first, *others = sorted(twins, key=lambda twin: -SPLIT_STRENGTH.get(rows[twin].split or "", -1))
     known = {(task, grade) for twin in twins for task, grade in rows[twin].grades.items() if grade is not None}
     if len(known) > len({task for task, _ in known}):
         places = " and ".join(place_of(rows[twin]) for twin in twins)

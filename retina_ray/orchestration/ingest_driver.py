@@ -6,6 +6,7 @@ both must be reachable from every node (a shared folder, or S3).
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import ray
 from ray.exceptions import RayTaskError
@@ -16,7 +17,7 @@ from retina_ray.data.workers import Work
 from retina_ray.errors import ResourceError, RetinaRayError
 from retina_ray.orchestration.ray_settings import connected
 
-_IN_FLIGHT_PER_CPU = 2
+_IN_FLIGHT_PER_CPU, _FEWEST_IN_FLIGHT = 2, 64
 _TRIES = 3
 """A part is made anew where a node was lost; what a photograph is refused for is no reason to try again."""
 
@@ -37,12 +38,13 @@ def on_cluster(address: str) -> Iterator[Work]:
 
 def _make_parts(function: Callable[[Part], Part], parts: Sequence[Part]) -> Generator[Part, None, None]:
     task = ray.remote(num_cpus=1, max_retries=_TRIES)(function)
-    limit = _IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = iter(parts)
     running: set[ray.ObjectRef[Part]] = set()
     try:
         while True:
-            while len(running) < limit and (part := next(waiting, None)) is not None:
+            cpus = int(ray.cluster_resources().get("CPU", 0))  # of a cluster that grows with its work
+            room = max(_FEWEST_IN_FLIGHT, _IN_FLIGHT_PER_CPU * cpus) - len(running)
+            for part in islice(waiting, room):
                 running.add(task.remote(part))
             if not running:
                 return

@@ -8,6 +8,7 @@ import pytest
 
 from retina_ray.data.conversion import Target
 from retina_ray.data.parts import PART_ROWS, Part, ensure_part, plan_parts
+from retina_ray.data.sources.files import versions
 from retina_ray.data.store import Store
 from retina_ray.errors import DataError, ResourceError
 from retina_ray.orchestration.ingest_driver import on_cluster
@@ -17,7 +18,9 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def parts_of(folder: Path, number: int) -> list[Part]:
-    return plan_parts(sample(folder / "in", number), Target(SIZE, "jpeg"), Store(str(folder / "out")))
+    rows = sample(folder / "in", number)
+    found = versions(file for row in rows for file in row.files)
+    return plan_parts(rows, Target(SIZE, "jpeg"), Store(str(folder / "out")), found)
 
 
 def test_a_cluster_makes_the_same_data_set(tmp_path: Path) -> None:

@@ -159,14 +159,42 @@ def test_one_picture_in_two_files_stays_in_one_split_and_is_reported(tmp_path):
         made(rows, tmp_path / "strict", strict=True)
 
 
+def test_equal_files_in_two_splits_keep_the_stronger_one_and_all_of_the_patient_there(tmp_path):
+    rows = sample(tmp_path / "in", 8)  # two of each patient
+    rows[5].image.write_bytes(photograph(0))
+    rows = [replace(row, grades={"dr": 1}, split="test" if index >= 4 else "train") for index, row in enumerate(rows)]
+    summary = made(rows, tmp_path / "out")
+    assert summary.refusals == {"duplicate": 1, "leak": 1}
+    dataset = ShardedDataset.open(str(tmp_path / "out"))
+    assert dict(zip(dataset.image_ids, dataset.splits, strict=True)) == {
+        "eye_02": "train",
+        "eye_03": "train",
+        "eye_04": "test",
+        "eye_05": "test",
+        "eye_06": "test",
+        "eye_07": "test",
+    }
+
+
+def test_a_free_eye_follows_neither_its_twin_nor_its_patient_into_a_leak(tmp_path):
+    rows = sample(tmp_path / "in", 12)
+    rows[1].image.write_bytes(photograph(4, quality=70))
+    rows[0] = replace(rows[0], split="train")
+    rows[4] = replace(rows[4], split="test")
+    assert made(rows, tmp_path / "out").refusals == {"leak": 1}
+    dataset = ShardedDataset.open(str(tmp_path / "out"))
+    splits = dict(zip(dataset.image_ids, dataset.splits, strict=True))
+    assert "eye_00" not in splits
+    assert splits["eye_01"] == splits["eye_04"] == "test"
+
+
 def test_one_picture_in_two_prescribed_splits_leaves_the_weaker_one(tmp_path):
     rows = sample(tmp_path / "in", 8)
     rows[5].image.write_bytes(photograph(2, quality=70))
     for index in range(8):
         rows[index] = replace(rows[index], split="train" if index < 4 else "test")
-    assert made(rows, tmp_path / "out").refusals == {"leak": 1}
-    (entry,) = quarantine(tmp_path / "out")
-    assert (entry["line"], entry["kind"]) == ("4", "leak")
+    assert made(rows, tmp_path / "out").refusals == {"leak": 2}  # the other eye is of the same patient
+    assert [(entry["line"], entry["kind"]) for entry in quarantine(tmp_path / "out")] == [("4", "leak"), ("5", "leak")]
     dataset = ShardedDataset.open(str(tmp_path / "out"))
     assert set(dataset.splits[dataset.image_ids >= "eye_04"]) == {"test"}
 

@@ -1,6 +1,8 @@
 """An ingest that is stopped anywhere and started again ends as if it had never been stopped."""
 
 import contextlib
+import hashlib
+import shutil
 import subprocess
 import sys
 import time
@@ -9,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from retina_ray.data.parts import PART_ROWS
-from retina_ray.data.shards import ShardWriter
+from retina_ray.data.conversion import Target, convert
+from retina_ray.data.parts import PART_ROWS, ensure_part, findings, images, plan_parts
+from retina_ray.data.shards import ShardedDataset, ShardWriter
 from retina_ray.data.sources.csv_table import read_csv
+from retina_ray.data.sources.files import versions
 from retina_ray.data.store import Store
-from retina_ray.data.workers import Work
+from retina_ray.data.workers import Work, serially
+from retina_ray.errors import DataError
 from tests.clinic import SIZE, made, photograph, sample, tree
 
 
@@ -40,7 +45,7 @@ def test_an_interrupted_ingest_goes_on_and_ends_the_same(tmp_path):
     for number in (1, 3):
         with pytest.raises(Killed):
             made(rows, out, work=killed_after(number))
-    first, second, third = sorted((out / "parts").iterdir())
+    first, second, third = sorted((out / "parts").glob("*.arrow"))
     second.write_bytes(second.read_bytes()[:-100])
     flipped = bytearray(third.read_bytes())
     flipped[len(flipped) // 2] ^= 1
@@ -129,3 +134,85 @@ def processes_of(session: int) -> list[int]:
             if int(fields[3]) == session and fields[0] != "Z":
                 found.append(int(path.parent.name))
     return found
+
+
+def test_a_second_ingest_into_one_folder_is_refused_while_the_first_runs(tmp_path):
+    rows = sample(tmp_path / "in", 8)
+
+    def second(function, parts):
+        with pytest.raises(DataError, match="another ingest is writing there"):
+            made(rows, tmp_path / "out")
+        yield from serially(function, parts)
+
+    made(rows, tmp_path / "out", work=second)
+    assert len(ShardedDataset.open(str(tmp_path / "out"))) == 8
+
+
+def test_what_another_process_finished_meanwhile_is_not_destroyed(tmp_path):
+    rows = sample(tmp_path / "in", 8)
+    made(rows[:4], tmp_path / "other")
+
+    def overtaken(function, parts):
+        yield from serially(function, parts)
+        shutil.copytree(tmp_path / "other", tmp_path / "out", dirs_exist_ok=True)
+
+    with pytest.raises(DataError, match="another process has written a data set there meanwhile"):
+        made(rows, tmp_path / "out", work=overtaken)
+    assert len(ShardedDataset.open(str(tmp_path / "out"))) == 4
+
+
+def test_what_a_kill_leaves_of_a_manifest_stops_nobody(tmp_path):
+    rows = sample(tmp_path / "in", 4)
+    whole = made(rows, tmp_path / "whole")
+    with pytest.raises(Killed):
+        made(rows, tmp_path / "out", work=killed_after(0))
+    (tmp_path / "out" / f".dataset.json.{'0' * 32}.tmp").write_text("half")
+    assert made(rows, tmp_path / "out") == whole
+
+
+def test_a_file_that_could_not_be_read_once_is_tried_again(tmp_path, monkeypatch):
+    rows = sample(tmp_path / "in", PART_ROWS + 2)
+    read = Path.read_bytes
+
+    def forbidden(path: Path) -> bytes:
+        if path.name == "eye_03.jpg":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", forbidden)
+        with pytest.raises(Killed):
+            made(rows, tmp_path / "out", work=killed_after(1))
+        assert made(rows, tmp_path / "refused").refusals == {"unreadable file": 1}
+    assert made(rows, tmp_path / "out").refusals == {}
+
+
+def test_a_file_that_vanishes_is_an_error_not_a_refusal(tmp_path):
+    rows = sample(tmp_path / "in", 4)
+
+    def vanishing(function, parts):
+        rows[2].image.unlink()
+        yield from serially(function, parts)
+
+    with pytest.raises(DataError, match=r"does not find a file that was there: .*eye_02.jpg"):
+        made(rows, tmp_path / "out", work=vanishing)
+
+
+@pytest.mark.parametrize("position", range(0, 6000, 197))
+def test_no_flipped_bit_of_a_part_passes(tmp_path, position):
+    rows = sample(tmp_path / "in", 3)
+    found = versions(file for row in rows for file in row.files)
+    (part,) = plan_parts(rows, Target(SIZE, "jpeg"), Store(str(tmp_path)), found)
+    ensure_part(part)
+    file = tmp_path / "parts" / part.name
+    sound = file.read_bytes()
+    spoilt = bytearray(sound)
+    spoilt[position % len(sound)] ^= 4
+    file.write_bytes(spoilt)
+    ensure_part(part)
+    assert [finding.sha256 for finding in findings(part)] == [
+        hashlib.sha256(row.image.read_bytes()).hexdigest() for row in rows
+    ]
+    assert [image.image for image in images(part)] == [
+        convert(row.image.read_bytes(), None, name="", target=part.target).image for row in rows
+    ]

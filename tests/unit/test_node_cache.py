@@ -28,7 +28,7 @@ def remote(tmp_path: Path) -> Remote:
         path = tmp_path / "remote" / f"{number:05d}.arrow"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(os.urandom(SHARD_BYTES))
-        shards.append(ShardInfo(name=path.name, rows=1, bytes=SHARD_BYTES, sha256=sha256_of(path)))
+        shards.append(ShardInfo(name=path.name, rows=1, bytes=SHARD_BYTES, sha256=sha256_of(path), labels_crc32=0))
     return Remote(Store(str(tmp_path / "remote")), shards)
 
 
@@ -71,6 +71,17 @@ def test_what_was_evicted_is_fetched_again(tmp_path: Path, remote: Remote) -> No
         lease = fetched(cache, remote, name, 0)
         assert sorted(path.name for path in lease.folder.glob("*.arrow")) == ["00000.arrow", "00001.arrow"]
         del lease
+
+
+def test_what_a_killed_download_left_is_cleared_and_a_cut_shard_fetched_again(tmp_path: Path, remote: Remote) -> None:
+    cache = NodeCache(tmp_path / "cache", 10**9)
+    folder = fetched(cache, remote, "one", 0).folder
+    left = folder / f".00001.arrow.unverified.{'0' * 32}.tmp"
+    left.touch()
+    (folder / "00001.arrow").write_bytes(b"cut")
+    fetched(cache, remote, "one", 0)
+    assert not left.exists()
+    assert (folder / "00001.arrow").read_bytes() == remote.store.read_bytes("00001.arrow")
 
 
 def test_folders_of_others_are_left_alone(tmp_path: Path, remote: Remote) -> None:

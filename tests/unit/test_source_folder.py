@@ -44,13 +44,14 @@ def test_folder_errors_name_the_folder(tmp_path, place, message):
 
 
 def test_folder_photographs_without_a_grade_say_why(tmp_path):
-    for place in ("dr/0/a.jpg", "dr/7/b.jpg", "dr/c.jpg", "d.jpg"):
+    for place in ("dr/0/a.jpg", "dr/7/b.jpg", "dr/0/patient/e.jpg", "dr/c.jpg", "d.jpg"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).touch()
     found = {row.image.relative_to(tmp_path).as_posix(): row.refused for row in read_folder(tmp_path)}
     assert found == {
         "dr/0/a.jpg": None,
         "dr/7/b.jpg": "no such grade: task dr has 0..4, not 7",
+        "dr/0/patient/e.jpg": "image without label: it lies in no folder of a grade",
         "dr/c.jpg": "image without label: it lies in no folder of a grade",
         "d.jpg": "image without label: it lies in no folder of a grade",
     }

@@ -43,6 +43,18 @@ def test_rows_that_the_file_does_not_name_are_refused(tmp_path):
     assert third.refused == "ungradable: so they say"
 
 
+def test_equal_names_in_different_folders_are_told_apart_by_their_folders(tmp_path):
+    rows = [row("Training/a.jpg"), row("Testing/a.jpg")]
+    path = split_file(tmp_path, "image,split\nTraining/a.jpg,train\nTesting/a.png,test\n")
+    assert [found.split for found in prescribe(rows, read_split_file(path), path)] == ["train", "test"]
+    path = split_file(tmp_path, "image,split\na.jpg,train\n")
+    with pytest.raises(DataError, match=r"a name that fits in/Training/a.jpg and in/Testing/a.jpg: a.jpg"):
+        prescribe(rows, read_split_file(path), path)
+    path = split_file(tmp_path, "image,split\nx/b.jpg,train\ny/b.jpg,test\n")
+    with pytest.raises(DataError, match=r"several lines that fit b.jpg: x/b.jpg, y/b.jpg"):
+        prescribe([row("b.jpg")], read_split_file(path), path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -50,6 +50,11 @@ class SourceRow:
     masks: dict[str, Path] | None = None
     refused: str | None = None
 
+    @property
+    def files(self) -> list[Path]:
+        """The photograph, and the drawings of its lesions."""
+        return [self.image, *(self.masks or {}).values()]
+
 
 def wrong_grade(task: str, grade: int) -> str | None:
     """Return what is wrong with a grade, as `SourceRow.refused` says it, or None where the task has that grade.

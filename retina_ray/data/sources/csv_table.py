@@ -5,13 +5,14 @@ A published data set that is one table needs no adapter of its own: it is a mapp
 
 import csv
 import difflib
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from retina_ray.data.schema import SPLITS
 from retina_ray.data.sources.base import SourceRow, unlabelled_rows, wrong_grade
-from retina_ray.data.sources.files import MISSING, versions
+from retina_ray.data.sources.files import MISSING, read_text, versions
 from retina_ray.errors import DataError
 
 OPTIONAL_COLUMNS = ("id", "group", "split", "laterality")
@@ -43,14 +44,11 @@ def read_csv(path: Path, *, columns: Mapping[str, str], name: str | None = None)
         raise DataError("the columns of the images and of a task must be named", dict(columns), "add image=... dr=...")
     source = name or path.stem
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            _check_columns(reader.fieldnames or [], columns, path)
-            rows = [
-                _row(cells, columns, tasks, path=path, line=line, source=source) for line, cells in _numbered(reader)
-            ]
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+        _check_columns(reader.fieldnames or [], columns, path)
+        rows = [_row(cells, columns, tasks, path=path, line=line, source=source) for line, cells in _numbered(reader)]
     except OSError as error:
-        raise DataError("the table cannot be read", f"{path} ({error.strerror})", "check the path") from error
+        raise DataError("the table cannot be read", f"{path} ({error.strerror or error})", "check the path") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError("the table is no CSV in UTF-8", f"{path} ({error})", "export it again") from error
     if not rows:

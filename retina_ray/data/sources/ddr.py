@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from retina_ray.data.sources.base import SourceRow
+from retina_ray.data.sources.files import read_text
 from retina_ray.data.sources.photographs import Photographs, lesion_rows, need_photographs, row_of, unlabelled
 from retina_ray.data.sources.tables import ICDR
 from retina_ray.errors import DataError
@@ -71,7 +72,7 @@ def _graded(grading: Path, folder: str) -> tuple[list[SourceRow], list[SourceRow
     """Return the rows of a list, and those of photographs that it leaves out."""
     table = grading / f"{folder}.txt"
     try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(table).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError("the grades cannot be read", f"{table} ({error})", "download it again") from error
     photographs = need_photographs(grading / folder)

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
-import boto3
 from cloudpathlib import S3Client, S3Path
 
+from retina_ray.data.s3 import session
 from retina_ray.data.store import Store
 
 Version = tuple[int, int]
@@ -29,10 +29,9 @@ def source_path(address: str) -> Path:
         DataError: the address is of another kind, or its storage does not answer.
     """
     if "://" not in address:
-        return Path(address).expanduser()
+        return Path(address).expanduser().absolute()  # workers of a cluster have other working folders
     Store(address).list()  # raises what is wrong with the bucket, the credentials or the endpoint, in our words
-    # A session of its own, since the default one keeps the credentials that it found first.
-    return cast(Path, S3Path(address, client=S3Client(boto3_session=boto3.Session())))
+    return cast(Path, S3Path(address, client=S3Client(boto3_session=session())))
 
 
 def read_file(path: Path) -> bytes:
@@ -46,6 +45,15 @@ def read_file(path: Path) -> bytes:
     if isinstance(path, Path):
         return path.read_bytes()
     return Store(str(path.parent)).read_bytes(path.name)
+
+
+def read_text(path: Path) -> str:
+    """Return a table's text, as `read_file`; UTF-8, with or without a byte order mark.
+
+    Raises:
+        UnicodeDecodeError: it is no UTF-8.
+    """
+    return read_file(path).decode("utf-8-sig")
 
 
 def files_in(folder: Path) -> list[Path]:

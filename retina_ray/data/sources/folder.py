@@ -51,8 +51,9 @@ def read_folder(root: Path, *, task: str | None = None, name: str | None = None)
         raise DataError(
             "the folder holds no photographs", str(root), f"expected <task>/<grade>/* with {', '.join(SUFFIXES)}"
         )
-    beside = {root, *tasks.values()}
-    return rows + unlabelled_rows(beside, (), source=source, root=root, reason="it lies in no folder of a grade")
+    listed = {row.image for row in rows}
+    folders = {root, *(path for path in root.rglob("*") if path.is_dir())}
+    return rows + unlabelled_rows(folders, listed, source=source, root=root, reason="it lies in no folder of a grade")
 
 
 def _folders(root: Path) -> list[Path]:

@@ -5,10 +5,12 @@ What is not here: where photographs lie (``photographs``), and tables whose colu
 
 import csv
 import difflib
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from retina_ray.data.sources.files import read_text
 from retina_ray.errors import DataError
 
 ICDR = {"0": 0, "1": 1, "2": 2, "3": 3, "4": 4}
@@ -43,10 +45,10 @@ def read_table(path: Path, *, columns: Sequence[str], delimiter: str = ",") -> l
         DataError: it cannot be read, lacks a column, has no lines, or one has more cells than the header.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(_lines(csv.reader(file, delimiter=delimiter, strict=True), path, columns))
+        text = io.StringIO(read_text(path), newline="")
+        lines = list(_lines(csv.reader(text, delimiter=delimiter, strict=True), path, columns))
     except OSError as error:
-        raise DataError("the table cannot be read", f"{path} ({error.strerror})", "check the path") from error
+        raise DataError("the table cannot be read", f"{path} ({error.strerror or error})", "check the path") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError("the table is no CSV in UTF-8", f"{path} ({error})", "download or export it again") from error
     if not lines:
