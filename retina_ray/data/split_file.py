@@ -4,15 +4,13 @@ Comparable results need the very splits of others. Published ones are tables wit
 column of splits; names of both columns differ, and so do the words for the splits.
 """
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from retina_ray.data.sources.base import SUFFIXES, SourceRow
-from retina_ray.data.sources.files import read_text
+from retina_ray.data.sources.files import csv_lines
 from retina_ray.errors import DataError
 
 _IMAGE_COLUMNS = (
@@ -50,14 +48,7 @@ def read_split_file(path: Path) -> dict[str, str]:
     Raises:
         DataError: it cannot be read, lacks a column, uses another word, or gives a name two splits.
     """
-    try:
-        lines = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True))
-    except OSError as error:
-        raise DataError(
-            "the split file cannot be read", f"{path} ({error.strerror or error})", "check the path"
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError("the split file is no CSV in UTF-8", f"{path} ({error})", "export it again") from error
+    lines = list(csv_lines(path))
     header = [name.strip().lower() for name in lines[0]] if lines else []
     image, split = (_column(header, names, path) for names in (_IMAGE_COLUMNS, _SPLIT_COLUMNS))
     found: dict[str, str] = {}

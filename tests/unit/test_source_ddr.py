@@ -116,5 +116,5 @@ def test_a_photograph_that_is_listed_twice_is_used_once_and_listed(root: Path):
 
 def test_a_missing_list_is_an_error(root: Path):
     (root / "DR_grading/test.txt").unlink()
-    with pytest.raises(DataError, match=r"the grades cannot be read: .*test\.txt"):
+    with pytest.raises(DataError, match=r"the table cannot be read: .*test\.txt"):
         read_ddr(root)

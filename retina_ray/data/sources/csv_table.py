@@ -47,9 +47,7 @@ def read_csv(path: Path, *, columns: Mapping[str, str], name: str | None = None)
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
         _check_columns(reader.fieldnames or [], columns, path)
         rows = [_row(cells, columns, tasks, path=path, line=line, source=source) for line, cells in _numbered(reader)]
-    except OSError as error:
-        raise DataError("the table cannot be read", f"{path} ({error.strerror or error})", "check the path") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise DataError("the table is no CSV in UTF-8", f"{path} ({error})", "export it again") from error
     if not rows:
         raise DataError("the table has no rows", str(path), "check the export")

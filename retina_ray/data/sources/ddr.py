@@ -71,10 +71,7 @@ def read_ddr(root: Path) -> list[SourceRow]:
 def _graded(grading: Path, folder: str) -> tuple[list[SourceRow], list[SourceRow]]:
     """Return the rows of a list, and those of photographs that it leaves out."""
     table = grading / f"{folder}.txt"
-    try:
-        lines = read_text(table).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError("the grades cannot be read", f"{table} ({error})", "download it again") from error
+    lines = read_text(table).splitlines()
     photographs = need_photographs(grading / folder)
     rows = []
     task, known = LABELS["class"]

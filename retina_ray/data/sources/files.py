@@ -4,7 +4,9 @@ A path on S3 is a ``cloudpathlib.S3Path``, which lists, joins and reads like a l
 `data.store`, whose reads retry and resume.
 """
 
-from collections.abc import Iterable
+import csv
+import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +14,7 @@ from cloudpathlib import S3Client, S3Path
 
 from retina_ray.data.s3 import session
 from retina_ray.data.store import Store
+from retina_ray.errors import DataError
 
 Version = tuple[int, int]
 """Bytes and time of the last change (in ns) of a file; `MISSING` where there is none."""
@@ -48,12 +51,30 @@ def read_file(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Return a table's text, as `read_file`; UTF-8, with or without a byte order mark.
+    """Return a table's text; UTF-8, with or without a byte order mark.
 
     Raises:
-        UnicodeDecodeError: it is no UTF-8.
+        DataError: it cannot be read, or is no UTF-8.
     """
-    return read_file(path).decode("utf-8-sig")
+    try:
+        return read_file(path).decode("utf-8-sig")
+    except OSError as error:
+        raise DataError("the table cannot be read", f"{path} ({error.strerror or error})", "check the path") from error
+    except UnicodeDecodeError as error:
+        raise DataError("the table is no CSV in UTF-8", f"{path} ({error})", "download or export it again") from error
+
+
+def csv_lines(path: Path, *, delimiter: str = ",") -> Iterator[list[str]]:
+    """Yield the lines of a table, each as its cells.
+
+    Raises:
+        DataError: it cannot be read, or is no CSV in UTF-8.
+    """
+    lines = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    try:
+        yield from lines
+    except csv.Error as error:
+        raise DataError("the table is no CSV in UTF-8", f"{path} ({error})", "download or export it again") from error
 
 
 def files_in(folder: Path) -> list[Path]:

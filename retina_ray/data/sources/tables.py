@@ -3,14 +3,12 @@
 What is not here: where photographs lie (``photographs``), and tables whose columns the user names (``csv_table``).
 """
 
-import csv
 import difflib
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retina_ray.data.sources.files import read_text
+from retina_ray.data.sources.files import csv_lines
 from retina_ray.errors import DataError
 
 ICDR = {"0": 0, "1": 1, "2": 2, "3": 3, "4": 4}
@@ -44,13 +42,7 @@ def read_table(path: Path, *, columns: Sequence[str], delimiter: str = ",") -> l
     Raises:
         DataError: it cannot be read, lacks a column, has no lines, or one has more cells than the header.
     """
-    try:
-        text = io.StringIO(read_text(path), newline="")
-        lines = list(_lines(csv.reader(text, delimiter=delimiter, strict=True), path, columns))
-    except OSError as error:
-        raise DataError("the table cannot be read", f"{path} ({error.strerror or error})", "check the path") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError("the table is no CSV in UTF-8", f"{path} ({error})", "download or export it again") from error
+    lines = list(_lines(csv_lines(path, delimiter=delimiter), path, columns))
     if not lines:
         raise DataError("the table has no rows", str(path), "download or export it again")
     return lines
