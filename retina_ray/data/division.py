@@ -91,7 +91,8 @@ def divide(
         dealt = assign_splits([unit_of[index] for index in members], grades, fractions=shares, seed=seed)
         splits |= {index: str(split) for index, split in zip(members, dealt, strict=True)}
     kept = [index for index in stored if index not in refused]
-    assert not leaks([unit_of[index] for index in kept], [splits[index] for index in kept])
+    if leaking := leaks([unit_of[index] for index in kept], [splits[index] for index in kept]):
+        raise AssertionError(f"{leaking[0]} is in more than one split")
     return Division(splits, refused, warnings)
 
 

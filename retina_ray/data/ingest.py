@@ -128,7 +128,8 @@ def ingest(
             for row in _stored_rows(rows, verdict, parts, image_size):
                 writer.add(row)
         manifest = writer.close()
-        assert len(rows) == manifest.rows + len(verdict.refused)
+        if len(rows) != manifest.rows + len(verdict.refused):
+            raise AssertionError(f"{len(rows)} rows became {manifest.rows} and {len(verdict.refused)} refused ones")
         store.child(PARTS).delete()
     return IngestSummary(
         manifest, len(rows), manifest.rows, len(verdict.refused), kinds, _by_kind(verdict.division.warnings)

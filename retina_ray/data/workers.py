@@ -39,8 +39,8 @@ def serially(function: Callable[[Part], Part], parts: Sequence[Part]) -> Generat
 def in_processes(number: int) -> Work:
     """Return what makes parts in that many processes.
 
-    Processes rather than threads, because a third of the time of a small photograph goes to finding its disc, which
-    holds the interpreter's lock. They end with their parent, however that ends.
+    Processes rather than threads, because finding the disc, a quarter of the work on a small photograph, holds the
+    interpreter's lock for much of its time. They end with their parent, however that ends.
 
     Raises:
         ConfigError: for a number below 1.
