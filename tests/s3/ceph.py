@@ -1,11 +1,10 @@
 """A real S3 server for the tests: one node of Ceph (monitor, storage in memory, RADOS gateway) on loopback.
 
-Needs Debian's packages radosgw, ceph-mon, ceph-osd and ceph-common. One per machine: the monitor's port is fixed.
+Needs Debian's packages radosgw, ceph-mon, ceph-osd and ceph-common.
 """
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph")
 ACCESS_KEY, SECRET_KEY = "key-of-tests", "secret-of-tests"
+
+_STARTS = 3
 
 _CONFIGURATION = """
 [global]
@@ -73,47 +74,72 @@ def missing_programs() -> list[str]:
 def ceph(folder: Path) -> Iterator[str]:
     """Run the server for the length of a block; yields its endpoint.
 
+    Starts anew, on other ports, if it does not come up: a free port may be taken before it is bound.
+
     Args:
         folder: for its files; short, since unix sockets lie in it.
     """
-    port, mon_port = _free_port(), _free_port()
-    for name in ("mon", "osd"):
-        (folder / name).mkdir(parents=True)
-    conf = folder / "ceph.conf"
-    conf.write_text(_CONFIGURATION.format(fsid=uuid.uuid4(), folder=folder, port=port, mon_port=mon_port))
-    daemons: list[subprocess.Popen[bytes]] = []
-
-    def start(*command: str) -> None:
-        with (folder / f"{command[0]}.out").open("wb") as output:
-            daemons.append(subprocess.Popen([*command, "-f", "-c", str(conf)], stdout=output, stderr=output))
-
-    def run(*command: str) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        return done.stdout
-
+    for attempt in range(_STARTS):
+        server = _Server(folder / str(attempt))
+        try:
+            endpoint = server.start()
+            break
+        except (TimeoutError, subprocess.SubprocessError):
+            server.stop()
+            if attempt == _STARTS - 1:
+                raise
     try:
-        fsid = conf.read_text().partition("fsid = ")[2].split()[0]
-        address = f"[v1:127.0.0.1:{mon_port}]"
-        monmap = str(folder / "monmap")
-        run("monmaptool", "--create", "--clobber", "--fsid", fsid, "--addv", "a", address, monmap)
-        run("ceph-mon", "-c", str(conf), "-i", "a", "--mkfs", "--monmap", monmap)
-        start("ceph-mon", "-i", "a")
-        _wait(lambda: _succeeds("ceph", "-c", str(conf), "mon", "stat"))
+        yield endpoint
+    finally:
+        server.stop()
+
+
+class _Server:
+    """The daemons of one node, and where they keep their files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._conf = str(folder / "ceph.conf")
+        self._daemons: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> str:
+        """Start everything and return the endpoint."""
+        folder, conf, fsid = self._folder, self._conf, str(uuid.uuid4())
+        port, mon_port = _free_port(), _free_port()
+        for name in ("mon", "osd"):
+            (folder / name).mkdir(parents=True)
+        Path(conf).write_text(_CONFIGURATION.format(fsid=fsid, folder=folder, port=port, mon_port=mon_port))
+        monmap, address = str(folder / "monmap"), f"[v1:127.0.0.1:{mon_port}]"
+        _run("monmaptool", "--create", "--clobber", "--fsid", fsid, "--addv", "a", address, monmap)
+        _run("ceph-mon", "-c", conf, "-i", "a", "--mkfs", "--monmap", monmap)
+        self._daemon("ceph-mon", "-i", "a")
+        _wait(lambda: _succeeds("ceph", "-c", conf, "mon", "stat"))
         osd = str(uuid.uuid4())
-        run("ceph", "-c", str(conf), "osd", "new", osd)
-        run("ceph-osd", "-c", str(conf), "-i", "0", "--mkfs", "--osd-uuid", osd, "--no-mon-config")
-        start("ceph-osd", "-i", "0")
-        _wait(lambda: "1 up" in run("ceph", "-c", str(conf), "osd", "stat"))
-        start("radosgw", "-n", "client.rgw.a")
+        _run("ceph", "-c", conf, "osd", "new", osd)
+        _run("ceph-osd", "-c", conf, "-i", "0", "--mkfs", "--osd-uuid", osd, "--no-mon-config")
+        self._daemon("ceph-osd", "-i", "0")
+        _wait(lambda: "1 up" in _run("ceph", "-c", conf, "osd", "stat"))
+        self._daemon("radosgw", "-n", "client.rgw.a")
         endpoint = f"http://127.0.0.1:{port}"
         _wait(lambda: _answers(endpoint))
         keys = [f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}"]
-        run("radosgw-admin", "-c", str(conf), "user", "create", "--uid=tests", "--display-name=tests", *keys)
-        yield endpoint
-    finally:
-        for daemon in reversed(daemons):
-            daemon.send_signal(signal.SIGKILL)
+        _run("radosgw-admin", "-c", conf, "user", "create", "--uid=tests", "--display-name=tests", *keys)
+        return endpoint
+
+    def stop(self) -> None:
+        """End all daemons at once; there is nothing to keep."""
+        for daemon in reversed(self._daemons):
+            daemon.kill()
             daemon.wait()
+
+    def _daemon(self, program: str, *arguments: str) -> None:
+        with (self._folder / f"{program}.out").open("wb") as output:
+            command = [program, *arguments, "-f", "-c", self._conf]
+            self._daemons.append(subprocess.Popen(command, stdout=output, stderr=output))
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def _free_port() -> int:
@@ -139,7 +165,7 @@ def _answers(endpoint: str) -> bool:
     return True
 
 
-def _wait(reached: Callable[[], bool], seconds: float = 60) -> None:
+def _wait(reached: Callable[[], bool], seconds: float = 40) -> None:
     deadline = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > deadline:

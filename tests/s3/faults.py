@@ -16,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["status", "drop", "drop_after", "truncate", "stall", "flip"]
+Kind = Literal["status", "drop", "drop_after", "truncate", "stall", "flip", "region"]
+OTHER_REGION = "eu-far-1"
 _ERRORS = {503: "SlowDown", 500: "InternalError"}
 
 
@@ -25,7 +26,8 @@ class Fault:
     """What happens to the first ``times`` requests of a method whose path matches.
 
     ``status`` answers with a code, ``drop`` resets before the server is asked, ``drop_after`` after it has answered,
-    ``truncate`` and ``stall`` stop after half of the body, ``flip`` changes one of its bits.
+    ``truncate`` and ``stall`` stop after half of the body, ``flip`` changes one of its bits; ``region`` names another
+    region, as AWS does of every bucket.
     """
 
     kind: Kind
@@ -50,6 +52,7 @@ class Proxy:
         self.endpoint = endpoint
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
+        self.signatures: list[str] = []
 
 
 @contextmanager
@@ -68,6 +71,7 @@ def faulty(upstream: str) -> Iterator[Proxy]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with lock:
                 proxy.requests.append((self.command, self.path))
+                proxy.signatures.append(self.headers.get("Authorization", ""))
                 fault = next((each for each in proxy.faults if each.strikes(self.command, self.path)), None)
             kind = fault.kind if fault else None
             if kind == "drop":
@@ -89,6 +93,8 @@ def faulty(upstream: str) -> Iterator[Proxy]:
                 for name, value in response.getheaders()
                 if name.lower() not in ("connection", "transfer-encoding", "content-length")
             }
+            if kind == "region":
+                headers["x-amz-bucket-region"] = OTHER_REGION
             length = response.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
             connection.close()
             if kind == "drop_after":

@@ -12,7 +12,7 @@ from botocore.config import Config
 
 from retina_ray.data.store import Store
 from retina_ray.errors import DataError
-from tests.s3.faults import Fault, Proxy
+from tests.s3.faults import OTHER_REGION, Fault, Proxy
 
 BIG = 24 << 20
 """Bytes; several parts of a multipart upload."""
@@ -142,6 +142,16 @@ def test_wrong_settings_are_named(
     for attempt in (store.list, lambda: store.read_bytes("x"), lambda: store.write_bytes("x", b"x")):
         with pytest.raises(DataError, match=message.format(bucket=bucket)):
             attempt()
+
+
+def test_a_bucket_in_another_region_is_asked_there(proxy: Proxy, bucket: str) -> None:
+    proxy.faults = [Fault("region", "HEAD", f"^/{bucket}$")]
+    store = Store(f"s3://{bucket}/place")
+    store.write_bytes("a", b"1")
+    assert store.read_bytes("a") == b"1"
+    assert proxy.faults[0].hits == 1
+    assert all(f"/{OTHER_REGION}/s3/" in signature for signature in proxy.signatures[1:])
+    assert f"/{OTHER_REGION}/" not in proxy.signatures[0]
 
 
 def test_a_missing_bucket_and_missing_credentials_are_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
