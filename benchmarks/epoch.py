@@ -6,7 +6,6 @@ must hand over batches (B, S, S, 3) uint8. Writes ``benchmarks/results/epoch.jso
 """
 
 import argparse
-import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ from streaming import MDSWriter, StreamingDataset
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms import v2
 
 from benchmarks.in_turn import in_turn, table, write
 from retina_ray.data.augment import matrices
@@ -33,6 +31,9 @@ NUMBER = 1500
 BATCH = 32
 WORKERS = 2
 ROUNDS = 5
+
+FORKED: dict[str, Any] = {"persistent_workers": True, "multiprocessing_context": "fork"}
+"""Of every loader with worker processes; LitData's writer makes spawn the default when it is imported."""
 
 Epochs = Callable[[int], Iterator[Any]]
 """Epoch number -> its batches."""
@@ -55,32 +56,32 @@ def ours(folder: Path) -> Epochs:
 def lit(folder: Path) -> Epochs:
     """LitData: raw arrays in chunks, its own loader."""
     data = litdata.StreamingDataset(str(folder), shuffle=True, drop_last=True)
-    loader = litdata.StreamingDataLoader(data, batch_size=BATCH, num_workers=WORKERS, persistent_workers=True)
+    loader = litdata.StreamingDataLoader(data, batch_size=BATCH, num_workers=WORKERS, **FORKED)
     return lambda _: (batch["image"] for batch in loader)
 
 
 def mosaic(folder: Path) -> Epochs:
     """MosaicML Streaming: arrays in MDS shards, torch's loader."""
     data = StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH)
-    loader = DataLoader(data, batch_size=BATCH, num_workers=WORKERS, drop_last=True, persistent_workers=True)
+    loader = DataLoader(data, batch_size=BATCH, num_workers=WORKERS, drop_last=True, **FORKED)
     return lambda _: (batch["image"] for batch in loader)
 
 
 def image_folder(folder: Path) -> Epochs:
     """Torchvision's ImageFolder of JPEG files with its fast decoder, torch's loader."""
-    data = ImageFolder(
-        str(folder),
-        loader=lambda path: decode_image(path, mode=ImageReadMode.RGB),
-        transform=v2.Lambda(lambda image: image.permute(1, 2, 0)),
-    )
-    loader = DataLoader(
-        data, batch_size=BATCH, shuffle=True, num_workers=WORKERS, drop_last=True, persistent_workers=True
-    )
+    data = ImageFolder(str(folder), loader=read_jpeg)
+    loader = DataLoader(data, batch_size=BATCH, shuffle=True, num_workers=WORKERS, drop_last=True, **FORKED)
     return lambda _: (images for images, _ in loader)
+
+
+def read_jpeg(path: str) -> torch.Tensor:
+    """Return a file's pixels (S, S, 3)."""
+    return decode_image(path, mode=ImageReadMode.RGB).permute(1, 2, 0)
 
 
 def prepare(work: Path) -> None:
     """Draw the photographs and write them in every format."""
+    shutil.rmtree(work, ignore_errors=True)
     for encoding in ("raw", "jpeg"):
         write_synthetic(
             str(work / encoding),
@@ -92,8 +93,6 @@ def prepare(work: Path) -> None:
             num_workers=WORKERS,
         )
     dataset = ShardedDataset.open(str(work / "raw"))
-    for name in ("litdata", "mosaic", "folder"):
-        shutil.rmtree(work / name, ignore_errors=True)
     litdata.optimize(
         Pixels(work / "raw"), list(range(len(dataset))), str(work / "litdata"), num_workers=1, chunk_bytes="64MB"
     )
@@ -164,5 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    multiprocessing.set_start_method("fork", force=True)
     main()
