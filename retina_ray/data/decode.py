@@ -10,10 +10,8 @@ import io
 import cv2
 import numpy as np
 import numpy.typing as npt
-import pydicom
 import simplejpeg
 from PIL import Image, ImageOps
-from pydicom.pixels.utils import pixel_array
 
 from retina_ray.errors import DataError
 
@@ -218,6 +216,10 @@ def _decode_dicom(data: bytes, name: str) -> npt.NDArray[np.uint8]:
     """Decode the one frame of a DICOM photograph; whatever says who it is of is left behind."""
     if _DEFLATED in data[132:_META_BYTES]:  # pydicom would inflate it whole before it can be looked at
         raise CorruptImageError("the DICOM file is deflated", name, "save it in another transfer syntax")
+    # Not at the top: loaders and ranks decode JPEG all day and never see a DICOM file.
+    import pydicom
+    from pydicom.pixels.utils import pixel_array
+
     try:
         record = pydicom.dcmread(io.BytesIO(data))
         _check_dimensions(int(record.Columns), int(record.Rows), name)

@@ -106,20 +106,17 @@ def _lease(folder: Path) -> Lease:
 
 def _evict(folder: Path) -> int:
     """Delete the shards of a folder unless somebody reads them; return how many bytes that gained."""
-    try:
-        descriptor = os.open(folder / _IN_USE, os.O_RDWR)
-    except OSError:  # not one of ours
+    lock = folder / _IN_USE
+    if not lock.exists():  # not one of ours
         return 0
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        gained = _size(folder)
-        for shard in folder.glob("*.arrow*"):
-            shard.unlink(missing_ok=True)
-        return gained
+        with locked(lock, wait=False):
+            gained = _size(folder)
+            for shard in folder.glob("*.arrow*"):
+                shard.unlink(missing_ok=True)
+            return gained
     except BlockingIOError:
         return 0
-    finally:
-        os.close(descriptor)
 
 
 def _last_used(folder: Path) -> float:

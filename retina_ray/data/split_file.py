@@ -95,7 +95,7 @@ def prescribe(rows: Sequence[SourceRow], splits: Mapping[str, str], path: Path) 
         if row.refused
         else replace(row, split=split)
         if split
-        else replace(row, grades={}, split=None, masks=None, refused=f"not in the split file: {path.name}")
+        else row.refuse(f"not in the split file: {path.name}")
         for row, split in zip(rows, found, strict=True)
     ]
 

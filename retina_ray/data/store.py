@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -16,7 +16,6 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from retina_ray.data import s3
 from retina_ray.errors import DataError
 
 _S3 = "s3://"
@@ -165,6 +164,8 @@ class Store:
             DataError: when the storage refuses or cannot be reached.
         """
         if not self.is_local:
+            from retina_ray.data import s3
+
             bucket, _, key = self._path(name).partition("/")
             with self._explained(name):
                 return s3.create(bucket, key, data)
@@ -209,15 +210,11 @@ class Store:
 
     def list(self) -> list[str]:
         """Return the names of the files and folders directly below, sorted; none where the folder is missing."""
-        with self._explained(""):
-            found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
-        return sorted(info.base_name for info in found if info.base_name)
+        return sorted(info.base_name for info in self._below() if info.base_name)
 
     def versions(self) -> dict[str, tuple[int, int]]:
         """Return bytes and time of the last change (in ns) of the files directly below, by name."""
-        with self._explained(""):
-            found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
-        return {info.base_name: (info.size, info.mtime_ns) for info in found if info.type == pafs.FileType.File}
+        return {info.base_name: (info.size, info.mtime_ns) for info in self._below() if info.is_file}
 
     def upload(self, local_file: Path, name: str) -> None:
         """Copy a local file here.
@@ -283,7 +280,14 @@ class Store:
     def _fs(self) -> pafs.FileSystem:
         if self.is_local:
             return pafs.LocalFileSystem()
+        from retina_ray.data import s3  # not at the top: boto3 takes long to import, and most runs need no S3
+
         return s3.filesystem(self._root.partition("/")[0])
+
+    def _below(self) -> Iterable[pafs.FileInfo]:
+        with self._explained(""):
+            found: Iterable[pafs.FileInfo] = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+        return found
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{_relative(name)}"
@@ -298,6 +302,8 @@ class Store:
         except OSError as error:
             if self.is_local or error.errno is not None:  # a number is this machine's; pyarrow has none for S3's errors
                 raise
+            from retina_ray.data import s3
+
             raise s3.explain(error, f"{self.uri}/{name}".rstrip("/")) from error
 
 

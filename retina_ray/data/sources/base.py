@@ -4,7 +4,7 @@ What is not here: reading photographs (``ingest`` does, in parallel), and any on
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -54,6 +54,10 @@ class SourceRow:
     def files(self) -> list[Path]:
         """The photograph, and the drawings of its lesions."""
         return [self.image, *(self.masks or {}).values()]
+
+    def refuse(self, reason: str) -> "SourceRow":
+        """Return the row as one that cannot be used; what is known of it no longer counts."""
+        return replace(self, grades={}, split=None, masks=None, refused=reason)
 
 
 def wrong_grade(task: str, grade: int) -> str | None:

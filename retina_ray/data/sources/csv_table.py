@@ -7,7 +7,6 @@ import csv
 import difflib
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from retina_ray.data.schema import SPLITS
@@ -137,8 +136,8 @@ def _with_missing_images(rows: Sequence[SourceRow], path: Path) -> list[SourceRo
         raise DataError(f"none of the {len(rows)} images of {path} is there", str(missing[0]), fix)
     gone = set(missing)
     return [
-        replace(row, grades={}, split=None, refused=row.refused or f"label without image: there is no {row.image.name}")
-        if row.image in gone
+        row.refuse(f"label without image: there is no {row.image.name}")
+        if row.image in gone and row.refused is None
         else row
         for row in rows
     ]

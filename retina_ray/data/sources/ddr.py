@@ -54,7 +54,7 @@ def read_ddr(root: Path) -> list[SourceRow]:
                 if rows.setdefault(row.image_id, row) is not row:
                     first = rows[row.image_id]
                     reason = f"repeated id: line {first.line} of {first.split} lists it too"
-                    extra.append(replace(row, grades={}, refused=reason))
+                    extra.append(row.refuse(reason))
             extra += unlisted
     for folder in SPLIT_OF_FOLDER:
         for row in _with_lesions(lesions / folder):

@@ -10,9 +10,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
-from cloudpathlib import S3Client, S3Path
-
-from retina_ray.data.s3 import session
 from retina_ray.data.store import Store
 from retina_ray.errors import DataError
 
@@ -33,6 +30,10 @@ def source_path(address: str) -> Path:
     """
     if "://" not in address:
         return Path(address).expanduser().absolute()  # workers of a cluster have other working folders
+    from cloudpathlib import S3Client, S3Path  # not at the top: it imports boto3, which takes long
+
+    from retina_ray.data.s3 import session
+
     Store(address).list()  # raises what is wrong with the bucket, the credentials or the endpoint, in our words
     return cast(Path, S3Path(address, client=S3Client(boto3_session=session())))
 

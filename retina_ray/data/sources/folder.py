@@ -6,7 +6,6 @@ of its own: where a patient has several, use a table with a group column.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from retina_ray.data.sources.base import SUFFIXES, SourceRow, photographs_in, unlabelled_rows, wrong_grade
@@ -35,18 +34,20 @@ def read_folder(root: Path, *, task: str | None = None, name: str | None = None)
     tasks = {task: root} if task is not None else {folder.name: folder for folder in _folders(root)}
     source = name or root.name or root.resolve().name
     rows = [
-        SourceRow(
-            image=image,
-            image_id=image.relative_to(root).as_posix(),
-            group_id=image.relative_to(root).as_posix(),
-            source=source,
-            grades={task_name: grade},
-            refused=wrong_grade(task_name, grade),
+        _checked(
+            SourceRow(
+                image=image,
+                image_id=image.relative_to(root).as_posix(),
+                group_id=image.relative_to(root).as_posix(),
+                source=source,
+                grades={task_name: grade},
+            ),
+            task_name,
+            grade,
         )
         for task_name, folder in tasks.items()
         for grade, image in _graded(folder)
     ]
-    rows = [replace(row, grades={}) if row.refused else row for row in rows]
     if not rows:
         raise DataError(
             "the folder holds no photographs", str(root), f"expected <task>/<grade>/* with {', '.join(SUFFIXES)}"
@@ -54,6 +55,11 @@ def read_folder(root: Path, *, task: str | None = None, name: str | None = None)
     listed = {row.image for row in rows}
     folders = {root, *(path for path in root.rglob("*") if path.is_dir())}
     return rows + unlabelled_rows(folders, listed, source=source, root=root, reason="it lies in no folder of a grade")
+
+
+def _checked(row: SourceRow, task: str, grade: int) -> SourceRow:
+    wrong = wrong_grade(task, grade)
+    return row.refuse(wrong) if wrong else row
 
 
 def _folders(root: Path) -> list[Path]:
