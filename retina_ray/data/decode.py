@@ -13,6 +13,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps
 
+from retina_ray.data.jpeg_header import read_jpeg_header
 from retina_ray.errors import DataError
 
 MIN_SIDE = 64
@@ -21,7 +22,6 @@ MAX_PIXELS = 64 * 2**20
 MAX_JPEG_SCANS = 64
 """Genuine progressive JPEGs hold about ten; each scan costs a pass over all coefficients, however few its bytes."""
 
-_ORIENTATION_TAG = 0x0112
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _META_BYTES = 4096  # more than the part of a DICOM file that names its transfer syntax
 _PHOTOMETRIC = ("RGB", "YBR_", "MONOCHROME2")
@@ -152,8 +152,8 @@ def _decode_jpeg(data: bytes, name: str, target: int | None) -> npt.NDArray[np.u
     except ValueError as error:
         raise _damaged("JPEG", error, name) from error
     _check_dimensions(int(width), int(height), name)
-    scans = data.count(b"\xff\xda")
-    if scans > MAX_JPEG_SCANS:
+    header = read_jpeg_header(data)
+    if not header.one_scan and (scans := data.count(b"\xff\xda")) > MAX_JPEG_SCANS:
         raise CorruptImageError(f"the JPEG holds {scans} scans", name, "save it again as a baseline JPEG")
     least = target or 0
     try:
@@ -163,17 +163,7 @@ def _decode_jpeg(data: bytes, name: str, target: int | None) -> npt.NDArray[np.u
         )
     except ValueError as error:
         raise _damaged("JPEG", error, name) from error
-    return _upright(image, _jpeg_orientation(data))
-
-
-def _jpeg_orientation(data: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8; an unreadable EXIF block says nothing, hence 1."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # the pixels are sound; Pillow's metadata parsers raise almost any type
-        return 1
-    return orientation if orientation in range(1, 9) else 1
+    return _upright(image, header.orientation)
 
 
 def _upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:

@@ -10,9 +10,12 @@ import numpy as np
 import pydicom
 import pytest
 import simplejpeg
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from retina_ray.data.decode import MAX_JPEG_SCANS, CorruptImageError, decode_drawing, decode_photograph
+from retina_ray.data.jpeg_header import read_jpeg_header
 from retina_ray.errors import DataError
 
 HEIGHT, WIDTH = 96, 160
@@ -35,6 +38,12 @@ def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
 
 def jpeg(picture: np.ndarray, **options: object) -> bytes:
     return saved(Image.fromarray(picture), "JPEG", quality=95, subsampling=0, **options)
+
+
+def scans(data: bytes, more: int) -> bytes:
+    """Return a JPEG file whose last scan comes ``more`` times more."""
+    last, end = data.rindex(b"\xff\xda"), len(data) - 2
+    return data[:end] + data[last:end] * more + data[end:]
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -68,6 +77,26 @@ def test_exif_orientation_is_undone(picture, image_format, orientation):
     decoded = decode_photograph(saved(Image.fromarray(picture), image_format, exif=exif), name="turned")
     assert decoded.shape == undone.shape
     assert difference(decoded, undone) < 3
+
+
+def test_exif_is_found_behind_other_segments_and_fill_bytes(picture):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = jpeg(picture, exif=exif)
+    comment = b"\xff\xff\xff\xfe\x00\x06note"
+    decoded = decode_photograph(data[:2] + comment + data[2:], name="turned")
+    assert difference(decoded, picture[::-1, ::-1]) < 3
+
+
+def test_what_an_exif_thumbnail_holds_counts_for_nothing(picture):
+    many_scans = b"Exif\0\0" + b"\xff\xda" * (MAX_JPEG_SCANS + 1)
+    assert difference(decode_photograph(jpeg(picture, exif=many_scans), name="thumbnail"), picture) < 3
+
+
+@given(st.binary(max_size=60))
+def test_a_header_of_any_bytes_is_read_to_its_end(data):
+    header = read_jpeg_header(b"\xff\xd8\xff" + data)
+    assert header.orientation in range(1, 9)
 
 
 def test_unreadable_exif_leaves_the_picture_as_it_is(picture):
@@ -167,7 +196,11 @@ REFUSED = {
     "tiny": (jpeg(NOISE[:63]), "too small, 256 x 63"),
     "tiny png": (saved(Image.fromarray(NOISE[:, :63]), "PNG"), "too small, 63 x 256"),
     "float tiff": (saved(Image.fromarray(np.ones((64, 64), np.float32)), "TIFF"), "32-bit"),
-    "scan bomb": (jpeg(NOISE) + b"\xff\xda" * MAX_JPEG_SCANS, "65 scans"),
+    "scan bomb": (
+        scans(saved(Image.fromarray(NOISE), "JPEG", progressive=True), MAX_JPEG_SCANS),
+        f"holds {MAX_JPEG_SCANS + 10} scans",
+    ),
+    "second baseline scan": (scans(jpeg(NOISE), 1), "JPEG file is damaged"),
 }
 
 
