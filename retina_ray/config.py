@@ -11,22 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from retina_ray import yaml_dialect
+from retina_ray.config_method import DeepMTConfig, MethodConfig, SallConfig
+from retina_ray.config_section import DecayRate, Fraction, Section
 from retina_ray.errors import ConfigError
-
-Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
-DecayRate = Annotated[float, Field(ge=0.0, lt=1.0)]
-TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-
-
-class Section(BaseModel):
-    """A frozen part of the tree; unknown keys and wrong types are refused."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class DataConfig(Section):
@@ -44,6 +34,8 @@ class DataConfig(Section):
     """The fold that is the test split; the next one is the validation split."""
     images_per_class: int | None = Field(default=None, ge=1)
     """Keep at most this many training images per task and grade, in every stage (SALL, Table IX)."""
+    masks: Fraction = 1.0
+    """Fraction of the training images' lesion masks that is used (DeepMT-DR, section V-D)."""
 
     @model_validator(mode="after")
     def _fold_exists(self) -> "DataConfig":
@@ -63,46 +55,6 @@ class AugmentConfig(Section):
     """Flip horizontally and vertically, each with probability 1/2."""
     skew: float = Field(default=0.2, ge=0.0, lt=1.0)
     """Shear along x and along y is uniform in +- this."""
-
-
-class SallConfig(Section):
-    """SALL: single-task teachers, cross labels, multi-task student."""
-
-    name: Literal["sall"] = "sall"
-    """The method."""
-    tasks: tuple[TaskName, ...] = Field(default=("dr", "amd"), min_length=1)
-    """Tasks to learn; each must be in the data set."""
-    backbone: str = "inception_v3"
-    """Any torchvision classifier by name."""
-    weights: str = "imagenet"
-    """Initial backbone weights: none, imagenet, or the path of a state dict or of a bundle's model.safetensors."""
-    dropout: float = Field(default=0.5, ge=0.0, lt=1.0)
-    """Dropout before the heads."""
-    synergic_labels: bool = True
-    """Teach each task with the teachers' soft labels where an image has no grade (Table III, SA-label)."""
-    multi_task: bool = True
-    """One network with a head per task; false: one single-head network per task (Table III, Multi-task)."""
-    temperature: float = Field(default=3.0, gt=0.0)
-    """T of Eq. 10, in cross labels, in the student's softmax and in prediction."""
-    ratio: dict[TaskName, Fraction] = Field(default_factory=dict)
-    """Fraction of a task's training images that enter stage 3 (Table VI); 1 where absent. An image that several tasks
-    grade stays, with all its grades, if one of them keeps it."""
-    loss_weight: dict[TaskName, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
-    """Weight of a task's loss in Eq. 6; 1 where absent."""
-
-    @model_validator(mode="after")
-    def _tasks_are_consistent(self) -> "SallConfig":
-        if len(set(self.tasks)) != len(self.tasks):
-            raise ValueError(f"tasks must differ, got {list(self.tasks)}")
-        for field in ("ratio", "loss_weight"):
-            for task in getattr(self, field):
-                if task not in self.tasks:
-                    raise ValueError(f"{field}.{task} names no task of {list(self.tasks)}")
-        if not any(self.loss_weight.get(task, 1.0) for task in self.tasks):
-            raise ValueError("loss_weight must be above 0 for one task at least")
-        if self.synergic_labels and len(self.tasks) < 2:
-            raise ValueError("synergic_labels needs two tasks or more; set method.synergic_labels=false")
-        return self
 
 
 class OptimConfig(Section):
@@ -229,7 +181,7 @@ class RunConfig(Section):
     """Of initial weights, order, augmentation, dropout and every random choice of images."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
-    method: SallConfig = SallConfig()
+    method: MethodConfig = SallConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -268,7 +220,7 @@ def from_mapping(values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(_tuples(values), strict=True)
     except ValidationError as error:
-        raise _explain(error) from None
+        raise _explain(error, values) from None
 
 
 def load_file(path: str | Path) -> dict[str, Any]:
@@ -374,6 +326,21 @@ def _unknown(config: RunConfig, path: str) -> ConfigError:
     return ConfigError("unknown configuration key", path, fix)
 
 
+def _path(location: tuple[int | str, ...]) -> str:
+    """Return pydantic's location as a dotted path, without the branches of unions that it goes through."""
+    head, rest = location[:1], location[1:]
+    if head == ("method",):  # the tag of the union follows
+        rest = rest[1:]
+    return ".".join(str(part) for part in (*head, *rest) if part not in ("bool", "int", "constrained-int", "[key]"))
+
+
+def _method_of(values: Mapping[str, Any]) -> SallConfig | DeepMTConfig:
+    """Return the defaults of the method that a configuration means."""
+    section = values.get("method")
+    name = section.get("name") if isinstance(section, Mapping) else None
+    return DeepMTConfig() if name == "deepmt" else SallConfig()
+
+
 def _tuples(values: Any) -> Any:
     """Turn the lists of YAML into the tuples that the frozen tree holds."""
     if isinstance(values, Mapping):
@@ -381,12 +348,14 @@ def _tuples(values: Any) -> Any:
     return tuple(_tuples(value) for value in values) if isinstance(values, list) else values
 
 
-def _explain(error: ValidationError) -> ConfigError:
+def _explain(error: ValidationError, values: Mapping[str, Any]) -> ConfigError:
     """Turn pydantic's first complaint into one line."""
     first = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in first["loc"] if str(part) not in ("bool", "int", "constrained-int", "[key]"))
+    path = _path(first["loc"])
     if first["type"] == "extra_forbidden":
-        return _unknown(RunConfig(name="any"), path)
+        return _unknown(RunConfig(name="any", method=_method_of(values)), path)
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return ConfigError("unknown method", first["input"].get("name"), "set method.name to sall or deepmt")
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
     if first["type"] == "missing":
         return ConfigError("missing configuration key", path, "add it")

@@ -34,6 +34,11 @@ class Augmentation:
     skew: float = 0.2
     """Horizontal shear is uniform in +- skew (pixels of x per pixel of y); the rotation turns it vertical as often."""
 
+    @property
+    def changes(self) -> bool:
+        """Whether it changes anything."""
+        return bool(self.scale or self.rotate90 or self.flip or self.skew)
+
     def __post_init__(self) -> None:
         if not 0 <= self.scale < 1 or self.skew < 0:
             raise ValueError(f"scale must lie in [0, 1) and skew must not be negative: {self}")

@@ -42,6 +42,9 @@ class Batch:
     rows: Tensor
     """(B,) int64, rows of the data set."""
 
+    fixed: bool = False
+    """Whether a row looks the same in every epoch, so that what is computed from it may be kept."""
+
 
 def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return images as the networks expect them: (x / 255 - mean) / std.

@@ -47,6 +47,9 @@ class Samples:
     soft_logits: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """Per task (N, K) teacher logits, NaN rows = none."""
 
+    has_mask: NDArray[np.bool_] | None = None
+    """(N,) whether a row's mask is used, where masks are read; None for every mask that there is."""
+
     def __post_init__(self) -> None:
         if len(self.rows) == 0:
             raise DataError("this pass has no images", self.dataset.manifest.counts, "choose another split or ratio")
@@ -192,7 +195,8 @@ class Loader:
             np.zeros((num_rows, len(LESIONS), size, size), bool), np.zeros(num_rows, bool), np.zeros(num_rows, bool)
         )
         for slot, row in enumerate(plan.rows):
-            stored = dataset.mask(int(row))
+            used = self._samples.has_mask
+            stored = dataset.mask(int(row)) if used is None or used[row] else None
             if stored is None:
                 continue
             try:
@@ -216,6 +220,7 @@ class Loader:
             has_mask=self._move(np.zeros(len(plan.rows), bool) if masks is None else masks.present),
             weight=self._move(np.where(damaged, np.float32(0), plan.weight)),
             rows=self._move(plan.rows),
+            fixed=self._augmentation is None or not self._augmentation.changes,
         )
 
     def _move(self, array: NDArray[Any]) -> Tensor:

@@ -23,12 +23,14 @@ class Selection:
     Attributes:
         rows: data set rows (n,) int64 of each split of `SPLITS`, ascending.
         grades: per task (N,) int8 over the whole data set, -1 where there is none or it is hidden.
+        has_mask: (N,) bool, whether there is a lesion mask to be used.
         image_ids: (N,) the images' names, which seeded draws go by.
         seed: of the draws.
     """
 
     rows: dict[str, np.ndarray]
     grades: dict[str, np.ndarray]
+    has_mask: np.ndarray
     image_ids: np.ndarray
     seed: int
 
@@ -47,6 +49,7 @@ def select(
     folds: int | None = None,
     fold: int = 0,
     images_per_class: int | None = None,
+    masks: float = 1.0,
     seed: int = 0,
 ) -> Selection:
     """Choose the rows and grades of a run.
@@ -58,7 +61,8 @@ def select(
         folds: number of patient-grouped folds that replace the stored splits.
         fold: the test fold; the next one validates, the others train.
         images_per_class: at most this many training images per task and grade (SALL, Table IX).
-        seed: of hidden grades and of the share kept.
+        masks: fraction of the training images' lesion masks that is used.
+        seed: of hidden grades and of the shares kept.
 
     Raises:
         ConfigError: a task is not in the data set.
@@ -73,7 +77,10 @@ def select(
         _keep_one_grade(grades, rows["train"], ids, seed)
     if images_per_class is not None:
         _limit_classes(grades, rows["train"], ids, images_per_class, seed)
-    selection = Selection(rows, grades, ids, seed)
+    has_mask = dataset.has_mask.copy()
+    if masks < 1.0:
+        _limit_masks(has_mask, rows["train"], ids, masks, seed)
+    selection = Selection(rows, grades, has_mask, ids, seed)
     for task in tasks:
         for split in SPLITS:
             if not len(selection.graded(split, [task])):
@@ -137,6 +144,12 @@ def _limit_classes(grades: dict[str, np.ndarray], rows: np.ndarray, ids: np.ndar
             members = np.flatnonzero(visible == grade)
             surplus = members[np.argsort(order[members])][limit:]
             own[rows[surplus]] = NO_GRADE
+
+
+def _limit_masks(has_mask: np.ndarray, rows: np.ndarray, ids: np.ndarray, fraction: float, seed: int) -> None:
+    masked = rows[has_mask[rows]]
+    kept = max(1, round(fraction * len(masked)))
+    has_mask[masked[np.argsort(_rank(ids[masked], seed, "masks"))][kept:]] = False
 
 
 def _rank(ids: np.ndarray, seed: int, purpose: str) -> np.ndarray:

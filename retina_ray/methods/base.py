@@ -5,7 +5,7 @@ lists the stages that lead to the final networks; each becomes an artifact addre
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,6 +26,7 @@ class Stage:
         settings: JSON-serialisable; with the stages it needs, everything of the method that its result depends on.
         needs: names of the stages whose artifacts it reads.
         model: what its predictions are filed under, such as ``single_task`` or ``sall``.
+        overrides: values by dotted path that replace the run's in this stage, such as ``train.epochs``.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Stage:
     settings: dict[str, Any]
     needs: tuple[str, ...] = ()
     model: str = ""
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,29 @@ class Plan:
     finals: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What a method makes of a batch whose truth is known.
+
+    Attributes:
+        probabilities: predicted probabilities (B, K) per task; none in a stage that grades nothing.
+        measures: (B, ...) per image by name, NaN where one does not apply to an image.
+    """
+
+    probabilities: dict[str, Tensor]
+    measures: dict[str, Tensor]
+
+
 class Method(Protocol):
-    """The networks and losses of one training stage."""
+    """The networks and losses of one training stage.
+
+    Networks that an earlier stage trained, and this one names in ``Stage.needs``, replace the weights of the same
+    names after `build_model`.
+    """
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether its batches need the lesion masks."""
 
     def weight_files(self) -> list[Path]:
         """Return the files that `build_model` reads its initial weights from.
@@ -74,8 +97,15 @@ class Method(Protocol):
             initial_weights: load the configured pretrained weights; false where a state dict is loaded next.
         """
 
+    def parameter_groups(self, network: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+        """Return the parameters to train, in groups, each with the factor on optim.lr that it learns at."""
+
     def training_rows(self, selection: Selection) -> np.ndarray:
-        """Return the data set rows (n,) that this stage trains on."""
+        """Return the data set rows (n,) that this stage trains on.
+
+        Raises:
+            DataError: the data set lacks what the stage learns from.
+        """
 
     def validation_rows(self, selection: Selection) -> np.ndarray:
         """Return the data set rows (n,) that its epochs are judged by."""
@@ -95,11 +125,26 @@ class Method(Protocol):
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Return the weighted sum that is minimised."""
 
-    def measures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return what validation averages, (B,) per image by name, NaN where a measure does not apply to an image."""
+    def evaluate(self, model: nn.Module, batch: Batch, *, final: bool) -> Evaluation:
+        """Return predictions and measures of a batch.
 
-    def criterion(self, means: Mapping[str, float]) -> float:
-        """Return what the best epoch is chosen by, from the measures' means; lower is better."""
+        Args:
+            model: the bare network, in evaluation mode.
+            batch: of validation or test images.
+            final: whether this is the test after training, which may measure what is too slow for every epoch.
+        """
 
-    def probabilities(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        """Return the predicted probabilities (B, K) per task."""
+    def summarise(self, measures: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return the figures of a whole pass from its images' measures (n, ...)."""
+
+    def criterion(self, summary: Mapping[str, float]) -> float:
+        """Return what the best epoch is chosen by, from the summary of the validation images; lower is better."""
+
+    def input_side(self, pixels: int) -> int:
+        """Return the side of what the network takes, for images of data.image_size = ``pixels``."""
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Return what the network takes, from images (B, 3, H, W) of data.image_size, normalised both."""
+
+    def probabilities(self, model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+        """Return the predicted probabilities (B, K) per task of what `inputs` returned."""

@@ -37,12 +37,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from retina_ray.config import SallConfig
+from retina_ray.config_method import SallConfig
 from retina_ray.data.batch import Batch
 from retina_ray.data.schema import NO_GRADE, Task, require_tasks
 from retina_ray.data.selection import Selection, take_ratio
 from retina_ray.losses.sall import predict, task_count, task_cross_entropy, temperature_softmax, total_loss
-from retina_ray.methods.base import Plan, Stage
+from retina_ray.methods.base import Evaluation, Plan, Stage
 from retina_ray.models.backbones import build_backbone, check_image_size, weights_file
 from retina_ray.models.sall import MultiTaskGrader
 
@@ -119,6 +119,8 @@ class SallGrader:
     weights: str
     dropout: float
 
+    reads_masks = False
+
     def build_model(self, *, initial_weights: bool = True) -> MultiTaskGrader:
         """Return the network, initialised from the current random state or from the configured weights."""
         weights = self.weights if initial_weights else "none"
@@ -133,6 +135,10 @@ class SallGrader:
     def check_image_size(self, pixels: int) -> None:
         """Refuse a size that the backbone does not take; see `backbones.check_image_size`."""
         check_image_size(self.backbone, pixels)
+
+    def parameter_groups(self, network: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+        """Return all of them in one group."""
+        return [(list(network.parameters()), 1.0)]
 
     def training_rows(self, selection: Selection) -> np.ndarray:
         """Return the rows (n,) with a label for a head: a grade, or with synergic labels any image of the run."""
@@ -162,10 +168,10 @@ class SallGrader:
         """Return Eq. 6."""
         return total_loss(terms, self.loss_weight)
 
-    def measures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return the negative log-likelihood of the true grade and whether it is predicted, NaN without a grade."""
+    def evaluate(self, model: nn.Module, batch: Batch, *, final: bool) -> Evaluation:
+        """Measure the negative log-likelihood of the true grade and whether it is predicted, NaN without a grade."""
         values: dict[str, Tensor] = {}
-        all_probabilities = self.probabilities(model, batch.images)
+        all_probabilities = self.probabilities(model, self.inputs(batch.images))
         predictions = predict(all_probabilities)
         for task, probabilities in all_probabilities.items():
             truth = batch.grades[task]
@@ -174,15 +180,27 @@ class SallGrader:
             correct = (predictions[task] == truth).float()
             values[f"loss_{task}"] = (-likelihood.clamp(min=1e-12).log()).where(graded, math.nan)
             values[f"accuracy_{task}"] = correct.where(graded, math.nan)
-        return values
+        return Evaluation(all_probabilities, values)
 
-    def criterion(self, means: Mapping[str, float]) -> float:
+    def summarise(self, measures: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return the measures' means."""
+        return {name: float(np.nanmean(values.astype(np.float64))) for name, values in measures.items()}
+
+    def criterion(self, summary: Mapping[str, float]) -> float:
         """Return Eq. 6 over the validation images' own grades."""
-        return sum(self.loss_weight.get(task, 1.0) * means[f"loss_{task}"] for task in self.grades)
+        return sum(self.loss_weight.get(task, 1.0) * summary[f"loss_{task}"] for task in self.grades)
 
-    def probabilities(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    def input_side(self, pixels: int) -> int:
+        """Return the same side."""
+        return pixels
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Return the images as they are."""
+        return images
+
+    def probabilities(self, model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         """Return the probabilities (B, K) per head (Eq. 10); their argmax is Eq. 9."""
-        return {task: temperature_softmax(logits, self.temperature) for task, logits in model(images).items()}
+        return {task: temperature_softmax(logits, self.temperature) for task, logits in model(inputs).items()}
 
 
 def build(settings: Mapping[str, Any]) -> SallGrader:

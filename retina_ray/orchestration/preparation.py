@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from retina_ray.config import RunConfig, override
+from retina_ray.config import RunConfig, override, value_at
+from retina_ray.config_method import WEIGHT_PATHS
 from retina_ray.data.manifest import sha256_of
 from retina_ray.data.node_cache import NodeCache
 from retina_ray.data.selection import Selection
@@ -86,6 +87,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     paths = {"runtime.storage": Store(config.runtime.storage).uri}
     if config.data.path:
         paths["data.path"] = Store(config.data.path).uri
-    if config.method.weights not in ("none", "imagenet"):
-        paths["method.weights"] = str(Path(config.method.weights).expanduser().absolute())
+    for key in WEIGHT_PATHS[config.method.name]:
+        weights = value_at(config, key)
+        if weights not in ("none", "imagenet"):
+            paths[key] = str(Path(weights).expanduser().absolute())
     return override(config, paths)

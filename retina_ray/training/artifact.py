@@ -140,6 +140,7 @@ def stage_keys(
         content = {
             **shared,
             **(training if stage.kind == "train" else {}),
+            **({"overrides": stage.overrides} if stage.overrides else {}),
             "method": config.method.name,
             "kind": stage.kind,
             "settings": stage.settings,

@@ -1,11 +1,12 @@
 """Everything one optimiser step works with: network, optimiser, ranks, precision."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
@@ -48,8 +49,24 @@ class Engine:
         return torch.autocast(self.world.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
 
 
-def build_engine(method: Method, *, optim: OptimConfig, train: TrainConfig, seed: int, world: World) -> Engine:
+def build_engine(
+    method: Method,
+    *,
+    optim: OptimConfig,
+    train: TrainConfig,
+    seed: int,
+    world: World,
+    weights: Sequence[Mapping[str, Tensor]] = (),
+) -> Engine:
     """Return a freshly initialised engine; the same on every rank for the same seed.
+
+    Args:
+        method: of the stage.
+        optim: the optimiser and its rate.
+        train: precision, batch statistics, compilation.
+        seed: of the initial weights.
+        world: this rank.
+        weights: state dicts that earlier stages left; what the network has under the same names is replaced.
 
     Raises:
         ConfigError: synchronised batch statistics are asked for without a GPU.
@@ -59,7 +76,11 @@ def build_engine(method: Method, *, optim: OptimConfig, train: TrainConfig, seed
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a module's property
     torch.backends.cudnn.benchmark = not train.deterministic
     torch.manual_seed(seed)
-    network = method.build_model().to(world.device)
+    network = method.build_model()
+    for earlier in weights:
+        own = network.state_dict()
+        network.load_state_dict({name: earlier.get(name, tensor) for name, tensor in own.items()})
+    network = network.to(world.device)
     if train.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if train.batch_norm_momentum is not None:
@@ -75,7 +96,7 @@ def build_engine(method: Method, *, optim: OptimConfig, train: TrainConfig, seed
         network=network,
         model=world.wrap(model),
         method=method,
-        optimizer=build_optimizer(network, optim),
+        optimizer=build_optimizer(method.parameter_groups(network), optim),
         guard=FiniteGuard(world.device),
         world=world,
         seed=seed,

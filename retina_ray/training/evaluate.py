@@ -43,18 +43,18 @@ def run_over(
 
 
 def validate(engine: Engine, loader: Loader) -> dict[str, float]:
-    """Return the mean of each of the method's measures over the validation images, and its ``criterion``."""
+    """Return the method's summary of the validation images, and its ``criterion``."""
     sync_buffers(engine.network, engine.world)
     engine.network.eval()
 
     def compute(batch: Batch) -> Mapping[str, Tensor]:
         with engine.autocast():
-            return engine.method.measures(engine.network, batch)
+            return engine.method.evaluate(engine.network, batch, final=False).measures
 
     _, values = run_over(loader, compute, world=engine.world)
     engine.network.train()
-    means = {name: float(np.nanmean(value.astype(np.float64))) for name, value in values.items()}
-    return {"criterion": engine.method.criterion(means), **means}
+    summary = engine.method.summarise(values)
+    return {"criterion": engine.method.criterion(summary), **summary}
 
 
 def sync_buffers(network: nn.Module, world: World) -> None:

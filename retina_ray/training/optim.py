@@ -1,6 +1,7 @@
 """Optimisers and learning-rate schedules from their configuration."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -9,13 +10,15 @@ from torch.optim import Optimizer
 from retina_ray.config import OptimConfig
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """Return the fused optimiser over the model's trainable parameters.
+def build_optimizer(groups: Sequence[tuple[Sequence[nn.Parameter], float]], config: OptimConfig) -> Optimizer:
+    """Return the fused optimiser over groups of parameters; each group keeps its factor as ``lr_factor``.
 
     The fused kernels skip an update on the device when told that its gradient is not finite, which
     `retina_ray.training.guard` relies on.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [
+        {"params": list(members), "lr": config.lr * factor, "lr_factor": factor} for members, factor in groups
+    ]
     if config.name == "sgd":
         return torch.optim.SGD(
             parameters, lr=config.lr, momentum=config.betas[0], weight_decay=config.weight_decay, fused=True

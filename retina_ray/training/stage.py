@@ -17,7 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from retina_ray.config import RunConfig, from_mapping
+from retina_ray.config import RunConfig, from_mapping, override
 from retina_ray.data.augment import Augmentation
 from retina_ray.data.batch import Batch
 from retina_ray.data.loader import Loader, Samples
@@ -50,6 +50,8 @@ from retina_ray.training.policy import Schedule
 from retina_ray.training.reporter import Reporter
 from retina_ray.training.state import TrainState
 from retina_ray.training.world import World
+
+PROBABILITIES, MEASURES = "probability/", "measure/"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class StageRun:
         self._job = job
         self._world = world
         self._reporter = reporter
-        self._config: RunConfig = from_mapping(job.config)
+        self._config: RunConfig = override(from_mapping(job.config), job.stage.overrides)
         self._dataset = ShardedDataset.open(self._config.data.path, cache=NodeCache.of(self._config.runtime))
         self._selection = select_rows(self._config, self._dataset)
         self._damaged: set[str] = set()
@@ -99,11 +101,19 @@ class StageRun:
         config, selection = self._config, self._selection
         method = catalogue.build(config.method.name, self._job.stage.settings)
         clock = Clock()
-        engine = build_engine(method, optim=config.optim, train=config.train, seed=config.seed, world=self._world)
+        engine = build_engine(
+            method,
+            optim=config.optim,
+            train=config.train,
+            seed=config.seed,
+            world=self._world,
+            weights=self._earlier_weights(),
+        )
         state = TrainState(engine)
         rows = method.training_rows(selection)
-        training = self._loader(rows, training=True, soft_logits=self._soft_logits())
-        validation = self._loader(method.validation_rows(selection), training=False)
+        masks = method.reads_masks
+        training = self._loader(rows, training=True, soft_logits=self._soft_logits(), with_masks=masks)
+        validation = self._loader(method.validation_rows(selection), training=False, with_masks=masks)
         schedule = Schedule(
             epochs=config.train.epochs,
             patience=config.train.patience,
@@ -121,7 +131,7 @@ class StageRun:
             clock=clock,
         ).run()
         engine.network.load_state_dict(state.best_weights)
-        predictions = self._predict(engine)
+        predictions, test = self._test(engine)
         self._close(training, validation)
         damaged = self._all_damaged()
         if self._world.is_main:
@@ -131,6 +141,7 @@ class StageRun:
                 "steps": state.progress.step,
                 "wall_s": time.perf_counter() - start,
                 "timing": clock.summary(),
+                "test": test,
                 "damaged": damaged,
                 "device": str(self._world.device),
                 "workers": self._world.size,
@@ -139,23 +150,26 @@ class StageRun:
                 facts,
                 {
                     WEIGHTS: save_tensors(state.best_weights),
-                    PREDICTIONS: pack_table(predictions),
                     HISTORY: json.dumps(state.progress.history).encode(),
+                    **({PREDICTIONS: pack_table(merge_shards(predictions))} if predictions else {}),
                 },
             )
 
-    def _predict(self, engine: Engine) -> pa.Table:
-        """Return the predictions of the best epoch's network for all validation and test images."""
+    def _test(self, engine: Engine) -> tuple[list[pa.Table], dict[str, float]]:
+        """Return the best network's predictions for all validation and test images, and its figures on the latter.
+
+        There are no predictions where it grades nothing.
+        """
         dataset, selection = self._dataset, self._selection
         engine.network.eval()
-        tables = []
+        tables: list[pa.Table] = []
         for split in ("validation", "test"):
-            loader = self._loader(selection.rows[split], training=False)
-            rows, probabilities = run_over(loader, partial(_probabilities, engine), world=self._world)
+            loader = self._loader(selection.rows[split], training=False, with_masks=engine.method.reads_masks)
+            rows, values = run_over(loader, partial(_evaluate, engine), world=self._world)
             self._close(loader)
             tables += [
                 make_table(
-                    values,
+                    probabilities,
                     truth=selection.grades[task][rows],
                     image_ids=dataset.image_ids[rows],
                     group_ids=dataset.group_ids[rows],
@@ -164,9 +178,9 @@ class StageRun:
                     model=self._job.stage.model,
                     task=task,
                 )
-                for task, values in probabilities.items()
+                for task, probabilities in _starting_with(PROBABILITIES, values).items()
             ]
-        return merge_shards(tables)
+        return tables, engine.method.summarise(_starting_with(MEASURES, values))
 
     def _label(self) -> None:
         """Store each teacher's logits for the training images that have no grade for its task, NaN elsewhere."""
@@ -213,14 +227,27 @@ class StageRun:
         return {
             task: values
             for need in self._job.stage.needs
-            for task, values in _finished(self._job.inputs[need]).arrays(LOGITS).items()
+            if LOGITS in (artifact := _finished(self._job.inputs[need])).files
+            for task, values in artifact.arrays(LOGITS).items()
         }
 
-    def _loader(self, rows: np.ndarray, *, training: bool, soft_logits: dict[str, np.ndarray] | None = None) -> Loader:
+    def _earlier_weights(self) -> list[dict[str, Tensor]]:
+        """Return the state dicts of the stages that this one needs."""
+        artifacts = [_finished(self._job.inputs[need]) for need in self._job.stage.needs]
+        return [load_tensors(artifact.read(WEIGHTS)) for artifact in artifacts if WEIGHTS in artifact.files]
+
+    def _loader(
+        self,
+        rows: np.ndarray,
+        *,
+        training: bool,
+        with_masks: bool = False,
+        soft_logits: dict[str, np.ndarray] | None = None,
+    ) -> Loader:
         config, device = self._config, self._world.device
         half = device.type == "cuda" and uses_bf16(config.train, device)
         return Loader(
-            Samples(self._dataset, rows, self._selection.grades, soft_logits or {}),
+            Samples(self._dataset, rows, self._selection.grades, soft_logits or {}, self._selection.has_mask),
             share=Share(
                 rank=self._world.rank,
                 world=self._world.size,
@@ -233,6 +260,7 @@ class StageRun:
             device=device,
             seed=config.seed,
             num_threads=self._job.threads,
+            with_masks=with_masks,
             dtype=torch.bfloat16 if half else torch.float32,
             shuffle=training,
         )
@@ -259,6 +287,7 @@ def select_rows(config: RunConfig, dataset: ShardedDataset) -> Selection:
         folds=config.data.folds,
         fold=config.data.fold,
         images_per_class=config.data.images_per_class,
+        masks=config.data.masks,
         seed=config.seed,
     )
 
@@ -270,9 +299,17 @@ def loader_backend(name: Literal["auto", "dali", "torch"], device: torch.device)
     return name
 
 
-def _probabilities(engine: Engine, batch: Batch) -> dict[str, Tensor]:
+def _evaluate(engine: Engine, batch: Batch) -> dict[str, Tensor]:
+    """Return a batch's probabilities and measures under names that tell them apart."""
     with engine.autocast():
-        return engine.method.probabilities(engine.network, batch.images)
+        found = engine.method.evaluate(engine.network, batch, final=True)
+    return {PROBABILITIES + name: values for name, values in found.probabilities.items()} | {
+        MEASURES + name: values for name, values in found.measures.items()
+    }
+
+
+def _starting_with(prefix: str, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
 def _finished(uri: str) -> Artifact:

@@ -39,7 +39,7 @@ def train_step(engine: Engine, micro_batches: Sequence[Batch], *, step: int, lr:
         clip_grads_with_norm_(parameters, engine.clip_norm, norm)
     engine.guard.watch(step, terms, norm, engine.optimizer)
     for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_factor"]
     engine.optimizer.step()
     engine.optimizer.zero_grad(set_to_none=True)
     return terms

@@ -21,7 +21,9 @@ class Bench:
 
     def __init__(self, name: str) -> None:
         self.model = nn.Linear(4, 3)
-        self.optimizer = build_optimizer(self.model, OptimConfig(name=name, lr=0.1, weight_decay=0.01))
+        self.optimizer = build_optimizer(
+            [(list(self.model.parameters()), 1.0)], OptimConfig(name=name, lr=0.1, weight_decay=0.01)
+        )
         self.guard = FiniteGuard(torch.device("cpu"))
 
     def step(self, step: int, *, dr: float = 1.0, amd: float = 2.0, gradient: float | None = None) -> None:

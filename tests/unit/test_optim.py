@@ -56,12 +56,13 @@ def test_the_rate_never_leaves_its_bounds(
 )
 def test_an_optimiser_has_the_configured_numbers_and_is_fused(name: str, kind: type) -> None:
     model = nn.Linear(3, 2)
-    model.bias.requires_grad_(False)
     config = OptimConfig(name=name, lr=0.1, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.01)
-    optimizer = build_optimizer(model, config)
-    (group,) = optimizer.param_groups
+    optimizer = build_optimizer([([model.weight], 1.0), ([model.bias], 0.25)], config)
+    group, slower = optimizer.param_groups
     assert type(optimizer) is kind
     assert group["params"] == [model.weight]
+    assert slower["params"] == [model.bias]
+    assert (slower["lr"], slower["lr_factor"]) == (0.025, 0.25)
     assert group["fused"] is True
     assert (group["lr"], group["weight_decay"]) == (0.1, 0.01)
     if name == "sgd":
@@ -80,7 +81,7 @@ def test_a_fused_step_is_the_step_of_the_plain_optimiser(name: str) -> None:
         "adamw": lambda: torch.optim.AdamW(plain.parameters(), 0.05, (0.9, 0.999), 1e-8, 0.1, foreach=False),
         "sgd": lambda: torch.optim.SGD(plain.parameters(), 0.05, 0.9, 0, 0.1, foreach=False),
     }[name]()
-    for model, optimizer in ((plain, reference), (ours, build_optimizer(ours, config))):
+    for model, optimizer in ((plain, reference), (ours, build_optimizer([(list(ours.parameters()), 1.0)], config))):
         torch.manual_seed(1)
         for _ in range(3):
             optimizer.zero_grad()

@@ -102,7 +102,7 @@ def test_a_damaged_artifact_is_called_that(tmp_path: Path) -> None:
     (tmp_path / "artifacts" / "train-0" / WEIGHTS).write_bytes(b"other bytes")
     data = gather(run)
     (note,) = data.notes
-    assert note.startswith("Left out: the cross-task Grad-CAM panels (the artifact is damaged: ")
+    assert note.startswith("Left out: the panels of test images (the artifact is damaged: ")
     assert "not at hand" not in note
     assert data.data_counts["train"]["dr"]
 
@@ -115,7 +115,7 @@ def test_without_its_data_set_a_report_has_no_counts(tmp_path: Path, gone: bool)
         write_dataset(tmp_path / "data", rows=(24, 9, 11))
     data = gather(run)
     (note,) = data.notes
-    assert note.startswith("Left out: the numbers of graded images and the cross-task Grad-CAM panels (")
+    assert note.startswith("Left out: the numbers of graded images and the panels of test images (")
     assert gone or "not the one of the run any more" in note
     assert data.data_counts == {}
     page = write_report(data, tmp_path / "report.html").read_text(encoding="utf-8")

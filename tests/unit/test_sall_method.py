@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from retina_ray.config import RunConfig, SallConfig, dotted_paths, override
+from retina_ray.config import RunConfig, dotted_paths, override
+from retina_ray.config_method import SallConfig
 from retina_ray.data.schema import NO_GRADE
 from retina_ray.data.selection import select
 from retina_ray.methods import catalogue
@@ -290,7 +291,7 @@ def test_measures_are_nan_where_there_is_no_grade() -> None:
     logits = {"dr": torch.randn(4, 3), "amd": torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 0.0], [0.0, 9.0]])}
     batch = batch_of({"dr": [-1, -1, -1, 1], "amd": [0, 0, -1, 1]})
     grader = a_grader()
-    measures = grader.measures(Fixed(logits), batch)
+    measures = grader.evaluate(Fixed(logits), batch, final=False).measures
     assert list(measures) == ["loss_dr", "accuracy_dr", "loss_amd", "accuracy_amd"]
     assert [bool(value.isnan()) for value in measures["loss_dr"]] == [True, True, True, False]
     assert measures["accuracy_amd"][[0, 1, 3]].tolist() == [1.0, 0.0, 1.0]
@@ -301,10 +302,10 @@ def test_measures_are_nan_where_there_is_no_grade() -> None:
 
 
 def test_a_certain_error_is_a_finite_measure() -> None:
-    measures = a_grader(grades={"dr": 3}).measures(
-        Fixed({"dr": torch.tensor([[1e4, 0.0, 0.0]])}), batch_of({"dr": [1], "amd": [-1]})
+    evaluation = a_grader(grades={"dr": 3}).evaluate(
+        Fixed({"dr": torch.tensor([[1e4, 0.0, 0.0]])}), batch_of({"dr": [1], "amd": [-1]}), final=True
     )
-    assert float(measures["loss_dr"]) == pytest.approx(-math.log(1e-12), rel=1e-5)
+    assert float(evaluation.measures["loss_dr"]) == pytest.approx(-math.log(1e-12), rel=1e-5)
 
 
 def test_a_student_trains_on_every_graded_image_and_a_teacher_on_its_own(tmp_path: Path) -> None:

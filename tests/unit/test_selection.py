@@ -126,6 +126,7 @@ def made_up(grades: dict[str, list[int]], seed: int) -> Selection:
     return Selection(
         rows={"train": np.arange(count), "validation": np.arange(0), "test": np.arange(0)},
         grades={task: np.array(values, dtype=np.int8) for task, values in grades.items()},
+        has_mask=np.zeros(count, dtype=bool),
         image_ids=np.array([f"image {row}" for row in range(count)]),
         seed=seed,
     )
@@ -158,7 +159,11 @@ def test_a_share_does_not_depend_on_the_order_of_the_rows() -> None:
     selection = made_up(grades, 0)
     order = rng.permutation(60)
     shuffled = Selection(
-        selection.rows, {"dr": selection.grades["dr"][order]}, selection.image_ids[order], selection.seed
+        selection.rows,
+        {"dr": selection.grades["dr"][order]},
+        selection.has_mask,
+        selection.image_ids[order],
+        selection.seed,
     )
     kept = take_ratio(selection, np.arange(60), {"dr": 0.4}, tasks=("dr",))
     kept_shuffled = take_ratio(shuffled, np.arange(60), {"dr": 0.4}, tasks=("dr",))
