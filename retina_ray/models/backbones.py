@@ -43,9 +43,29 @@ _OLD_DENSENET_KEY = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..
 """torchvision's DenseNet files predate the ban on dots in module names: ``norm.1.weight`` is now ``norm1.weight``."""
 
 
+def classifier_names() -> list[str]:
+    """Return the names of torchvision's image classifiers, sorted."""
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
 def backbone_names() -> list[str]:
     """Return the names that ``build_backbone`` accepts, sorted."""
-    return [name for name in torchvision.models.list_models(module=torchvision.models) if not name.startswith(_UNFIT)]
+    return [name for name in classifier_names() if not name.startswith(_UNFIT)]
+
+
+def check_name(name: str, accepted: list[str]) -> None:
+    """Check that a name is one of those accepted.
+
+    Raises:
+        ConfigError: it is not; the nearest one is named.
+    """
+    if name in accepted:
+        return
+    nearest = difflib.get_close_matches(name, accepted, n=1, cutoff=0.0)[0]
+    if name in torchvision.models.list_models():
+        raise ConfigError("torchvision model that cannot be a backbone", name, f"choose another, e.g. {nearest}")
+    raise ConfigError("unknown backbone", name, f"use {nearest} or another torchvision classifier")
 
 
 def build_backbone(name: str, *, weights: str = "none") -> tuple[nn.Module, int]:
@@ -66,24 +86,43 @@ def build_backbone(name: str, *, weights: str = "none") -> tuple[nn.Module, int]
     Raises:
         ConfigError: the name is unknown or not a classifier; the weights cannot be had, are damaged or do not fit.
     """
-    _check_name(name)
+    check_name(name, backbone_names())
     file = weights_file(name, weights)
     network = _classifier(name, initialise=file is None)
     last_linear, num_features = _remove_classifier(network)
     if file is not None:
-        _load_weights(network, _read_state_dict(file), last_linear=last_linear, file=file)
+        _load_weights(network, _read_state_dict(file), head=last_linear, file=file)
     return network, num_features
+
+
+def build_trunk(name: str, *, weights: str = "none") -> nn.Module:
+    """Build a torchvision classifier whose head, its last child, is the identity: for use of the layers before it.
+
+    Args:
+        name: one of ``classifier_names()``.
+        weights: as for ``build_backbone``; the head's are ignored.
+
+    Raises:
+        ConfigError: the name is unknown; the weights cannot be had, are damaged or do not fit.
+    """
+    file = weights_file(name, weights)
+    network = _classifier(name, initialise=file is None)
+    head = [child for child, _ in network.named_children()][-1]
+    network.set_submodule(head, nn.Identity())
+    if file is not None:
+        _load_weights(network, _read_state_dict(file), head=head, file=file)
+    return network
 
 
 def weights_file(name: str, weights: str) -> Path | None:
     """Return the file of initial weights, downloaded if they are torchvision's and not there yet; None for ``none``.
 
     Raises:
-        ConfigError: the file is missing, or cannot be downloaded.
+        ConfigError: the name is not a classifier's; the file is missing, or cannot be downloaded.
     """
+    check_name(name, classifier_names())
     if weights == "none":
         return None
-    _check_name(name)
     file = _imagenet_file(name) if weights == "imagenet" else Path(weights)
     if file.suffix not in (".pth", ".safetensors") or not file.is_file():
         raise ConfigError("no weights file", str(file), "give none, imagenet, or an existing .pth or .safetensors file")
@@ -97,7 +136,7 @@ def check_image_size(name: str, pixels: int) -> None:
     Raises:
         ConfigError: it does not, or the name is unknown.
     """
-    _check_name(name)
+    check_name(name, backbone_names())
     with torch.device("meta"), torch.no_grad():
         network = _classifier(name, initialise=False).eval()
         try:
@@ -141,16 +180,6 @@ def cam_layer(backbone: nn.Module) -> nn.Module:
             "no spatial feature map to explain", type(backbone).__name__, "use a convolutional backbone or Swin"
         )
     return backbone.get_submodule(last_map)
-
-
-def _check_name(name: str) -> None:
-    names = backbone_names()
-    if name in names:
-        return
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-    if name in torchvision.models.list_models():
-        raise ConfigError("torchvision model that cannot be a backbone", name, f"choose a classifier, e.g. {nearest}")
-    raise ConfigError("unknown backbone", name, f"use {nearest} or another torchvision classifier")
 
 
 def _classifier(name: str, *, initialise: bool) -> nn.Module:
@@ -209,10 +238,10 @@ def _read_state_dict(file: Path) -> dict[str, Any]:
     return state
 
 
-def _load_weights(network: nn.Module, state: dict[str, Any], *, last_linear: str, file: Path) -> None:
+def _load_weights(network: nn.Module, state: dict[str, Any], *, head: str, file: Path) -> None:
     state = _of_a_bundle(state, file)
     for key in list(state):  # edited in place: the dict itself carries the version numbers of old batch norms
-        if key.startswith((f"{last_linear}.", *_AUXILIARY_HEADS)):
+        if key.startswith((f"{head}.", *_AUXILIARY_HEADS)):
             del state[key]
         elif old := _OLD_DENSENET_KEY.fullmatch(key):
             state["".join(old.groups())] = state.pop(key)
