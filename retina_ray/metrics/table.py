@@ -216,6 +216,18 @@ def select(table: pa.Table, *, model: str, task: str, split: str) -> Predictions
     )
 
 
+def as_screening(table: pa.Table) -> pa.Table:
+    """Return the same rows with two grades: 0 as it was, and 1 for any disease (DeepMT-DR, Table II).
+
+    Such a table can be measured where the truth says no more than whether there is disease.
+    """
+    truth = pc.min_element_wise(table["truth"], pa.scalar(1, pa.int8()))
+    first = [row[0] for row in table["probabilities"].to_pylist()]
+    pairs = pa.array([[none, 1.0 - none] for none in first], pa.list_(pa.float32()))
+    columns = {"truth": truth, "probabilities": pairs}
+    return validate(pa.table({name: columns.get(name, table[name]) for name in PREDICTION_SCHEMA.names}))
+
+
 def graded_tasks(table: pa.Table, *, split: str) -> list[tuple[str, str]]:
     """Return the (model, task) pairs that have graded images in the split, sorted by task, then model."""
     rows = table.filter((pc.field("split") == split) & (pc.field("truth") != UNKNOWN_TRUTH))
