@@ -36,7 +36,7 @@ from retina_ray.config import RunConfig
 from retina_ray.data.schema import Task
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.store import Store
-from retina_ray.errors import BundleError, DataError
+from retina_ray.errors import BundleError, ConfigError, DataError
 from retina_ray.methods import catalogue
 from retina_ray.methods.base import Method
 from retina_ray.metrics.summary import TaskSummary
@@ -127,6 +127,24 @@ class Bundle:
         for name in (*self.manifest.files, MANIFEST):
             target.write_bytes(name, self.store.read_bytes(name))
         return Bundle.load(target.uri)
+
+
+def low_resolution_side(bundle: Bundle, pixels: int) -> int:
+    """Return the side of the low-resolution images that a bundle's networks take.
+
+    Args:
+        bundle: the model.
+        pixels: its high-resolution side.
+
+    Raises:
+        ConfigError: they take images of full resolution only.
+    """
+    methods = [catalogue.build(bundle.manifest.method, entry.settings) for entry in bundle.manifest.networks]
+    side = min(method.input_side(pixels) for method in methods)
+    if side == pixels:
+        fix = "give a bundle of a method with super-resolution, or leave --low-resolution out"
+        raise ConfigError("the model takes images of full resolution only", bundle.manifest.name, fix)
+    return side
 
 
 def build_bundle(

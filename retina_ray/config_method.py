@@ -156,6 +156,12 @@ class DeepMTLossConfig(Section):
     focal_gamma: float = Field(default=2.0, ge=0.0)
     """Its gamma."""
 
+    @model_validator(mode="after")
+    def _some_plane_counts(self) -> "DeepMTLossConfig":
+        if not any(self.plane_weights):
+            raise ValueError("plane_weights must be above 0 for one plane at least")
+        return self
+
 
 class RestorationStage(Section):
     """First stage: super-resolution and segmentation."""
@@ -236,8 +242,6 @@ class DeepMTConfig(Section):
     def _switches_fit(self) -> "DeepMTConfig":
         if self.scale == 1 and self.super_resolution.mode != "none":
             raise ValueError("scale = 1 leaves nothing to super-resolve; set method.super_resolution.mode=none")
-        if self.evidence.map == "gmsv" and self.segmentation.mode == "none":
-            raise ValueError("a map by gmsv selects features by the lesion maps; choose another method.evidence.map")
         if self.evidence.map == "gmsv" and not self.grading.backbone.startswith(("resnet", "wide_resnet", "resnext")):
             raise ValueError("a map by gmsv needs a ResNet as method.grading.backbone")
         return self

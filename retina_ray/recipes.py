@@ -7,6 +7,7 @@ the demo shows is the code path of a real run.
 import difflib
 from collections.abc import Callable
 
+from retina_ray import recipes_deepmt
 from retina_ray.config import RunConfig, override
 from retina_ray.errors import ConfigError
 
@@ -47,7 +48,7 @@ def sall_debug() -> RunConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"sall": sall, "sall_debug": sall_debug}
+RECIPES: dict[str, Callable[[], RunConfig]] = {"sall": sall, "sall_debug": sall_debug, **recipes_deepmt.RECIPES}
 
 
 def load_recipe(name: str) -> RunConfig:

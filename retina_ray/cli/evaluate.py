@@ -21,6 +21,13 @@ def evaluate(
     runs: Annotated[list[str], typer.Argument(help="Folders of finished runs, pooled; or one bundle with --data.")],
     data: Annotated[str | None, typer.Option("--data", help="Grade this data set with the bundle instead.")] = None,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    low_resolution: Annotated[
+        bool,
+        typer.Option("--low-resolution", help="With --data: its photographs are what a super-resolving model takes."),
+    ] = False,
+    screening: Annotated[
+        bool, typer.Option("--screening", help="Two grades: none, and any disease; for truth that says no more.")
+    ] = False,
     bootstrap: Annotated[
         int | None, typer.Option("--bootstrap", min=0, help="Resamples for the intervals; 0: none. Default: the run's.")
     ] = None,
@@ -39,10 +46,15 @@ def evaluate(
     """
     from retina_ray.data.schema import SPLITS
     from retina_ray.metrics.summary import as_record, summarise
+    from retina_ray.metrics.table import as_screening
 
     if split not in SPLITS:
         raise ConfigError("unknown split", split, f"choose one of {', '.join(SPLITS)}")
-    table, configs = _of_runs(runs, split) if data is None else _of_bundle(runs, data, split)
+    if low_resolution and data is None:
+        raise ConfigError("--low-resolution is about --data", "not given", "add --data, or leave it out")
+    table, configs = _of_runs(runs, split) if data is None else _of_bundle(runs, data, split, low_resolution)
+    if screening:
+        table = as_screening(table)
     settings = agreed_settings(configs, {"bootstrap": bootstrap, "level": level, "bins": bins})
     summaries = summarise(
         table, split=split, resamples=settings.bootstrap, level=settings.level, bins=settings.bins, seed=seed
@@ -91,11 +103,12 @@ def _of_runs(runs: Sequence[str], split: str) -> "tuple[pa.Table, Configs]":
     return pool_runs(rows), [(run, folder.config()) for run, folder in folders]
 
 
-def _of_bundle(paths: Sequence[str], data: str, split: str) -> "tuple[pa.Table, Configs]":
+def _of_bundle(paths: Sequence[str], data: str, split: str, low_resolution: bool) -> "tuple[pa.Table, Configs]":
     from retina_ray.bundle import Bundle
     from retina_ray.orchestration.bundle_evaluation import predict_dataset
 
     if len(paths) != 1:
         raise ConfigError("--data takes one bundle", ", ".join(paths), "give a single bundle")
     bundle = Bundle.load(paths[0])
-    return predict_dataset(bundle, data, split=split), [(paths[0], from_mapping(bundle.manifest.config))]
+    table = predict_dataset(bundle, data, split=split, low_resolution=low_resolution)
+    return table, [(paths[0], from_mapping(bundle.manifest.config))]

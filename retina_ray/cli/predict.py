@@ -14,6 +14,9 @@ from retina_ray.errors import DataError
 def predict(
     model: Annotated[str, typer.Argument(help="Bundle folder, or models:/NAME@ALIAS or models:/NAME/VERSION.")],
     images: Annotated[list[Path], typer.Argument(help="Photographs.")],
+    low_resolution: Annotated[
+        bool, typer.Option("--low-resolution", help="The photographs are what a super-resolving model takes.")
+    ] = False,
     storage: Annotated[str | None, typer.Option("--storage", help="Where the registry of models:/ lies.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -27,7 +30,7 @@ def predict(
     from retina_ray.serving.predictor import Predictor
 
     config = resolve("sall", None, None, runtime__storage=storage)
-    predictor = Predictor(Bundle.load(resolve_model(model, config=config)))
+    predictor = Predictor(Bundle.load(resolve_model(model, config=config)), low_resolution=low_resolution)
     answers: dict[str, Any] = {}
     refused: list[DataError] = []
     for image in images:

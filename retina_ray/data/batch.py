@@ -42,8 +42,8 @@ class Batch:
     rows: Tensor
     """(B,) int64, rows of the data set."""
 
-    fixed: bool = False
-    """Whether a row looks the same in every epoch, so that what is computed from it may be kept."""
+    fixed_rows: tuple[int, ...] | None = None
+    """`rows` on the host, where a row looks the same in every epoch, so that what is computed from it may be kept."""
 
 
 def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -72,6 +72,18 @@ def denormalise(images: Tensor) -> NDArray[np.uint8]:
     scale, shift = _scale_and_shift(images.device)
     pixels = ((images + shift) / scale).round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """Return normalised images (B, 3, H, W) as colours in [0, 1], float32."""
+    scale, shift = _scale_and_shift(images.device)
+    return ((images.float() + shift) / (255 * scale)).clamp(0, 1)
+
+
+def from_unit_range(colours: Tensor) -> Tensor:
+    """Return colours (B, 3, H, W) in [0, 1] as normalised images, the inverse of `to_unit_range`."""
+    scale, shift = _scale_and_shift(colours.device)
+    return colours * (255 * scale) - shift
 
 
 @lru_cache(maxsize=16)

@@ -111,6 +111,7 @@ class Loader:
         self._dtype = dtype
         self._samples, self._share, self._augmentation = samples, share, augmentation
         self._image_size, self._device, self._seed, self._shuffle = image_size, device, seed, shuffle
+        self._augments = augmentation is not None and augmentation.changes
         self._depth = prefetch * share.accumulate
         self._renderer: Renderer
         if backend == "dali":
@@ -220,7 +221,7 @@ class Loader:
             has_mask=self._move(np.zeros(len(plan.rows), bool) if masks is None else masks.present),
             weight=self._move(np.where(damaged, np.float32(0), plan.weight)),
             rows=self._move(plan.rows),
-            fixed=self._augmentation is None or not self._augmentation.changes,
+            fixed_rows=None if self._augments else tuple(plan.rows.tolist()),
         )
 
     def _move(self, array: NDArray[Any]) -> Tensor:

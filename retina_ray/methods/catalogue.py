@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from retina_ray.config import RunConfig
 from retina_ray.data.schema import Task
-from retina_ray.methods import sall
+from retina_ray.methods import deepmt, sall
 from retina_ray.methods.base import Method, Plan
 
 
@@ -17,7 +17,7 @@ class _MethodModule(Protocol):
     def build(self, settings: Mapping[str, Any]) -> Method: ...
 
 
-_METHODS: dict[str, _MethodModule] = {"sall": sall}
+_METHODS: dict[str, _MethodModule] = {"sall": sall, "deepmt": deepmt}
 
 
 def plan(config: RunConfig, tasks: Mapping[str, Task]) -> Plan:

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from retina_ray.bundle import Bundle
+from retina_ray.bundle import Bundle, low_resolution_side
 from retina_ray.data.batch import Batch
 from retina_ray.data.loader import Loader, Samples
 from retina_ray.data.order import Share
@@ -20,7 +20,7 @@ from retina_ray.training.world import World
 BATCH_SIZE = 32
 
 
-def predict_dataset(bundle: Bundle, data: str, *, split: str) -> pa.Table:
+def predict_dataset(bundle: Bundle, data: str, *, split: str, low_resolution: bool = False) -> pa.Table:
     """Return the prediction table of a bundle over one split of a data set.
 
     The probabilities are the networks' own, before calibration, as in a run's table.
@@ -29,10 +29,14 @@ def predict_dataset(bundle: Bundle, data: str, *, split: str) -> pa.Table:
         bundle: the model.
         data: folder or prefix of the data set.
         split: which of its images.
+        low_resolution: its photographs are what a super-resolving network takes, and are not degraded first.
 
     Raises:
+        ConfigError: the networks take no low-resolution images.
         DataError: the data set grades none of the bundle's tasks, or with other grades, or no image of the split.
     """
+    pixels = bundle.manifest.preprocessing.image_size
+    side = low_resolution_side(bundle, pixels) if low_resolution else pixels
     dataset = ShardedDataset.open(data)
     known = {task.name: task for task in dataset.tasks}
     tasks = [task for task in bundle.manifest.tasks if known.get(task.name) == task]
@@ -48,7 +52,7 @@ def predict_dataset(bundle: Bundle, data: str, *, split: str) -> pa.Table:
         Samples(dataset, rows, dataset.grades),
         share=Share(rank=0, world=1, global_batch=BATCH_SIZE, accumulate=1),
         augmentation=None,
-        image_size=bundle.manifest.preprocessing.image_size,
+        image_size=side,
         backend=loader_backend("auto", device),
         device=device,
         seed=0,
@@ -58,11 +62,11 @@ def predict_dataset(bundle: Bundle, data: str, *, split: str) -> pa.Table:
     networks = bundle.network_modules(device)
 
     def probabilities(batch: Batch) -> dict[str, torch.Tensor]:
-        return {
-            task: values
-            for method, network in networks
-            for task, values in method.probabilities(network, batch.images).items()
-        }
+        found: dict[str, torch.Tensor] = {}
+        for method, network in networks:
+            inputs = batch.images if low_resolution else method.inputs(batch.images)
+            found.update(method.probabilities(network, inputs))
+        return found
 
     rows, values = run_over(loader, probabilities, world=world)
     loader.close()

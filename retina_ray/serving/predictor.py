@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from retina_ray.bundle import Bundle
+from retina_ray.bundle import Bundle, low_resolution_side
 from retina_ray.bundle_manifest import TaskCalibration
 from retina_ray.data.augment import matrices
 from retina_ray.data.batch import normalise
@@ -50,12 +50,14 @@ class Predictor:
     Args:
         bundle: the model.
         device: where the networks run.
+        low_resolution: photographs are what a super-resolving network takes, and are not degraded first.
 
     Raises:
+        ConfigError: the networks take no low-resolution photographs.
         BundleError: the bundle wants another preprocessing than this release's, or is inconsistent.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
+    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu", *, low_resolution: bool = False) -> None:
         manifest = bundle.manifest
         if manifest.preprocessing.version != PREPROCESSING_VERSION:
             fix = f"this release prepares photographs by version {PREPROCESSING_VERSION}: train again"
@@ -66,8 +68,11 @@ class Predictor:
         self._manifest = manifest
         self._model = ModelVersion(name=manifest.name, hash=bundle.hash)
         size = manifest.preprocessing
+        self._degrades = not low_resolution
+        self._side = low_resolution_side(bundle, size.image_size) if low_resolution else size.image_size
+        self._stored_side = self._side if low_resolution else size.stored_size
         self._matrix = matrices(
-            None, seed=0, epoch=0, rows=np.zeros(1, np.int64), in_size=size.stored_size, out_size=size.image_size
+            None, seed=0, epoch=0, rows=np.zeros(1, np.int64), in_size=self._stored_side, out_size=self._side
         )[0]
 
     def prepare(self, data: bytes, *, name: str = "photograph") -> Prepared:
@@ -81,9 +86,8 @@ class Predictor:
             DataError: it is no photograph (CorruptImageError) or shows no fundus (NoFundusError).
         """
         start = time.perf_counter()
-        size = self._manifest.preprocessing
-        square = prepare_bytes(data, name=name, size=size.stored_size)
-        pixels = np.ascontiguousarray(warp(square, self._matrix, size.image_size))
+        square = prepare_bytes(data, name=name, size=self._stored_side)
+        pixels = np.ascontiguousarray(warp(square, self._matrix, self._side))
         return Prepared(pixels, measure(square), _milliseconds_since(start))
 
     def preprocess(self, data: bytes, *, name: str = "photograph") -> Tensor:
@@ -122,7 +126,7 @@ class Predictor:
         found: dict[str, Tensor] = {}
         with torch.inference_mode():
             for method, network in self._networks:
-                found.update(method.probabilities(network, images))
+                found.update(method.probabilities(network, method.inputs(images) if self._degrades else images))
         return {task: values.float().cpu().numpy() for task, values in found.items()}
 
     def _input(self, photographs: Sequence[Prepared]) -> Tensor:

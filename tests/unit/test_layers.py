@@ -26,6 +26,7 @@ RANKS = {
     "retina_ray.config_reference": 1,
     "retina_ray.config_section": 1,
     "retina_ray.recipes": 1,
+    "retina_ray.recipes_deepmt": 1,
     "retina_ray.models": 2,
     "retina_ray.losses": 2,
     "retina_ray.metrics": 2,

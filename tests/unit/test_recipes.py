@@ -39,10 +39,55 @@ def test_sall_has_the_numbers_of_the_paper() -> None:
 
 
 def test_every_recipe_from_scratch_states_its_own_rate() -> None:
-    paper = load_recipe("sall").optim.lr
-    scratch = [config for name in RECIPES if (config := load_recipe(name)).method.weights == "none"]
-    assert scratch
-    assert all(config.optim.lr > paper for config in scratch)
+    paper, ours = load_recipe("sall"), load_recipe("sall_debug")
+    assert ours.method.weights == "none"
+    assert ours.optim.lr > paper.optim.lr
+    stages, debug = load_recipe("deepmt_dr").method.stages, load_recipe("deepmt_debug").method.stages
+    for name in ("restoration", "grading", "joint"):
+        before, after = (getattr(each, name).model_dump() for each in (stages, debug))
+        rates = [rate for rate in before if rate.startswith("lr_") and rate != "lr_evidence"]
+        assert all(after[rate] > before[rate] for rate in rates)
+
+
+def test_deepmt_dr_has_the_numbers_of_the_paper_and_of_the_authors_code() -> None:
+    config = load_recipe("deepmt_dr")
+    method, stages = config.method, config.method.stages
+    # Section IV: input, output, layers, backbone
+    assert (config.data.image_size, method.scale) == (1024, 4)
+    assert (method.super_resolution.blocks, method.segmentation.depth) == (5, 5)
+    assert (method.grading.backbone, method.evidence.map, method.loss.pixel_norm) == ("resnet18", "gmsv", "l1")
+    # The authors' public code
+    assert (method.super_resolution.width, method.segmentation.width, method.grading.hidden) == (32, 64, 512)
+    assert (method.loss.pixel, method.loss.total_variation) == (1.0, 1e-6)
+    assert (stages.restoration.segmentation_aware, stages.joint.segmentation_aware) == (0.4, 1.0)
+    assert stages.joint.classification_aware == 10.0
+    assert (stages.restoration.lr_super_resolution, stages.restoration.lr_segmentation) == (5e-5, 2e-5)
+    assert (stages.joint.lr_super_resolution, stages.joint.lr_segmentation, stages.joint.lr_grading) == (
+        1e-5,
+        4e-6,
+        5e-5,
+    )
+    assert (stages.restoration.epochs, stages.grading.epochs, stages.joint.epochs) == (180, 300, 300)
+    assert not any((config.augment.scale, config.augment.rotate90, config.augment.flip, config.augment.skew))
+
+
+def test_the_debug_run_of_deepmt_keeps_every_switch_of_the_paper() -> None:
+    real, debug = flat(load_recipe("deepmt_dr")), flat(load_recipe("deepmt_debug"))
+    differing = {path for path in real if real[path] != debug[path]}
+    assert "method.evidence.map" not in differing
+    assert not [path for path in differing if path.endswith(("mode", "classification_aware", "semi_supervised"))]
+
+
+def test_ablations_differ_from_the_paper_s_run_in_what_they_are_named_for() -> None:
+    real = flat(load_recipe("deepmt_dr"))
+    seen: set[frozenset[tuple[str, str]]] = set()
+    for name in RECIPES:
+        if name.startswith("deepmt_") and name not in ("deepmt_dr", "deepmt_debug"):
+            changed = flat(load_recipe(name))
+            difference = frozenset((path, str(changed[path])) for path in real if real[path] != changed[path])
+            assert difference, name
+            assert difference not in seen, name
+            seen.add(difference)
 
 
 def test_the_debug_run_differs_in_values_only() -> None:

@@ -1,0 +1,53 @@
+"""The lesion maps of unchanging images by an unchanging net, computed once (an exact saving; the images are its keys).
+
+Half of a joint step with a fixed segmentation net is the segmentation of high-resolution images, which comes out the
+same in every epoch unless they are augmented.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+LIMIT_BYTES = 8 * 2**30
+"""What is kept at most, on the device. The first images stay and none is replaced: in a shuffled pass over more images
+than fit, what was used last is what is needed last."""
+
+
+class FrozenMaps:
+    """Keeps maps (C, H, W) by row.
+
+    Args:
+        limit_bytes: of all maps together.
+    """
+
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._maps: dict[int, Tensor] = {}
+        self._free = limit_bytes
+
+    def __len__(self) -> int:
+        return len(self._maps)
+
+    def of(self, rows: Sequence[int], images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the maps (B, C, H, W) of images (B, 3, H, W), computing those of rows that are not kept.
+
+        Args:
+            rows: B numbers; the same number always stands for the same pixels.
+            images: theirs.
+            compute: maps images (b, 3, H, W) to (b, C, H, W), each by itself.
+        """
+        missing = [position for position, row in enumerate(rows) if row not in self._maps]
+        found: dict[int, Tensor] = {}
+        if missing:
+            chosen = images if len(missing) == len(rows) else images[missing]
+            found = dict(zip(missing, compute(chosen), strict=True))
+        maps = torch.stack([found[i] if i in found else self._maps[row] for i, row in enumerate(rows)])
+        for position in missing:
+            self._keep(rows[position], found[position])
+        return maps
+
+    def _keep(self, row: int, one: Tensor) -> None:
+        size = one.numel() * one.element_size()
+        if size <= self._free and row not in self._maps:
+            self._maps[row] = one.detach().clone()
+            self._free -= size

@@ -1,0 +1,111 @@
+"""What validation and test report of DeepMT-DR: per image as tensors, per pass as figures (Tables III and IV)."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retina_ray.data.batch import Batch
+from retina_ray.data.schema import LESIONS, NO_GRADE
+from retina_ray.losses.segmentation import dice_loss
+from retina_ray.metrics.restoration import psnr, ssim
+from retina_ray.metrics.segmentation import average_precision, evidence_histograms, roc_auc, score_histograms
+from retina_ray.models.deepmt.resampling import upsample
+
+_LESION_COUNTS = "lesion_counts"
+_EVIDENCE_COUNTS = "evidence_counts"
+
+_BINS = 512
+"""Of the curves: areas within a few thousandths, and 80 KB for each image of a pass."""
+
+
+def grading(probabilities: Tensor, truth: Tensor, task: str) -> dict[str, Tensor]:
+    """Return the negative log-likelihood (B,) of the true grade and whether it is predicted, NaN without a grade."""
+    graded = truth != NO_GRADE
+    likelihood = probabilities.gather(1, truth.clamp(min=0).unsqueeze(1)).squeeze(1)
+    correct = (probabilities.argmax(dim=1) == truth).float()
+    return {
+        f"loss_{task}": (-likelihood.clamp(min=1e-12).log()).where(graded, math.nan),
+        f"accuracy_{task}": correct.where(graded, math.nan),
+    }
+
+
+def restoration(restored: Tensor, high: Tensor, low: Tensor, *, scale: int, final: bool) -> dict[str, Tensor]:
+    """Return PSNR (B,), and after training SSIM and both of bicubic interpolation.
+
+    Args:
+        restored: (B, 3, H, W) in [0, 1], as the others.
+        high: (B, 3, H, W).
+        low: (B, 3, H / scale, W / scale).
+        scale: between them.
+        final: after training.
+    """
+    values = {"psnr": psnr(restored, high)}
+    if final:
+        bicubic = upsample(low, scale)
+        values |= {
+            "ssim": ssim(restored, high),
+            "psnr_bicubic": psnr(bicubic, high),
+            "ssim_bicubic": ssim(bicubic, high),
+        }
+    return values
+
+
+def segmentation(probabilities: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Return Eq. 8 (B,), NaN without a mask, and the pixels (B, 4, 2, bins) by lesion, truth and score.
+
+    Args:
+        probabilities: (B, 5, H, W).
+        batch: with masks.
+    """
+    assert batch.masks is not None  # the method reads them
+    dice = dice_loss(probabilities, batch.masks, plane_weights=(1.0, 1.0, 1.0, 1.0, 0.0), per_lesion=True)
+    return {
+        "loss_segmentation": dice.where(batch.has_mask, math.nan),
+        _LESION_COUNTS: score_histograms(probabilities[:, :-1], batch.masks, batch.has_mask, bins=_BINS),
+    }
+
+
+def evidence(maps: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Return the map's pixels (B, 6, 2, bins): each lesion's, any lesion's and the background's (Finding 3)."""
+    assert batch.masks is not None  # the method reads them
+    return {_EVIDENCE_COUNTS: evidence_histograms(maps, batch.masks, batch.has_mask, bins=_BINS)}
+
+
+def summarise(measures: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the means over the images that have a value, and the areas of the curves over all pixels.
+
+    Per lesion: ``ap_MA`` and ``auc_MA`` pooled over all pixels, ``image_ap_MA`` the mean over images that show it, and
+    ``evidence_auc_MA``; besides ``evidence_auc_lesions`` and ``evidence_auc_background``. NaN where no mask has any.
+    """
+    figures: dict[str, float] = {}
+    for name, values in measures.items():
+        if name == _LESION_COUNTS:
+            figures |= _lesions(torch.from_numpy(values))
+        elif name == _EVIDENCE_COUNTS:
+            areas = roc_auc(torch.from_numpy(values).sum(dim=0))
+            regions = (*LESIONS, "lesions", "background")
+            figures |= {f"evidence_auc_{region}": float(area) for region, area in zip(regions, areas, strict=True)}
+        else:
+            figures[name] = _mean(values)
+    return figures
+
+
+def _lesions(counts: Tensor) -> dict[str, float]:
+    pooled = counts.sum(dim=0)
+    per_image = average_precision(counts).numpy()
+    figures: dict[str, float] = {}
+    for index, lesion in enumerate(LESIONS):
+        figures[f"ap_{lesion}"] = float(average_precision(pooled)[index])
+        figures[f"auc_{lesion}"] = float(roc_auc(pooled)[index])
+        figures[f"image_ap_{lesion}"] = _mean(per_image[:, index])
+        inside = pooled[index, 1].sum()
+        figures[f"chance_{lesion}"] = float(inside / pooled[index].sum().clamp(min=1))
+    return figures
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean(dtype=np.float64)) if len(known) else math.nan

@@ -1,0 +1,140 @@
+"""A whole DeepMT-DR run on a real local Ray: its stages, its figures, its bundle, and what serving makes of that."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load as load_tensors
+
+from retina_ray.bundle import Bundle
+from retina_ray.cli.main import run
+from retina_ray.config import RunConfig, override
+from retina_ray.data.shards import ShardedDataset
+from retina_ray.data.synthetic import write_synthetic
+from retina_ray.orchestration.bundle_evaluation import predict_dataset
+from retina_ray.orchestration.publish import Published, train_and_publish
+from retina_ray.orchestration.run_report import gather
+from retina_ray.recipes import load_recipe
+from retina_ray.serving.predictor import Predictor
+from retina_ray.training.artifact import WEIGHTS
+
+SIZE = 64
+SCALE = 2
+
+
+def a_config(data: Path, storage: Path, **changes: object) -> RunConfig:
+    return override(
+        load_recipe("deepmt_debug"),
+        {
+            "data.path": str(data),
+            "data.image_size": SIZE,
+            "method.scale": SCALE,
+            "method.super_resolution.width": 4,
+            "method.super_resolution.blocks": 1,
+            "method.super_resolution.mode": "independent",
+            "method.segmentation.width": 2,
+            "method.segmentation.depth": 3,
+            "method.segmentation.gamma": [0.5, 0.5, 1.0],
+            "method.grading.hidden": 8,
+            "method.stages.restoration.epochs": 1,
+            "method.stages.grading.epochs": 1,
+            "method.stages.joint.epochs": 1,
+            "evaluate.bootstrap": 5,
+            "runtime.storage": str(storage),
+            "runtime.use_gpu": False,
+            "runtime.cpus_per_worker": 1,
+            "tracking.enabled": False,
+            **{key.replace("__", "."): value for key, value in changes.items()},
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deepmt-data")
+    write_synthetic(
+        str(folder), tasks=("dr",), images_per_task=32, image_size=SIZE, seed=0, encoding="raw", num_workers=2
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(ray_cluster: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Published:
+    return train_and_publish(a_config(data, tmp_path_factory.mktemp("deepmt-runs")))
+
+
+@pytest.mark.timeout(600)
+def test_the_stages_build_on_each_other(published: Published) -> None:
+    artifacts = published.result.artifacts
+    assert list(artifacts) == ["restoration", "grading", "joint"]
+    weights = {name: load_tensors(artifact.read(WEIGHTS)) for name, artifact in artifacts.items()}
+    fixed = [key for key in weights["joint"] if key.startswith("nets.super_resolution.")]
+    assert fixed
+    assert all(torch.equal(weights["joint"][key], weights["restoration"][key]) for key in fixed)
+    segmentation = [key for key in weights["grading"] if key.startswith("nets.segmentation.")]
+    assert all(torch.equal(weights["grading"][key], weights["restoration"][key]) for key in segmentation)
+    assert not all(torch.equal(weights["joint"][key], weights["grading"][key]) for key in segmentation)
+    assert all(artifact.facts["workers"] == 2 for artifact in artifacts.values())
+
+
+def test_each_stage_reports_its_figures(published: Published) -> None:
+    test = {name: artifact.facts["test"] for name, artifact in published.result.artifacts.items()}
+    assert test["restoration"].keys() >= {"psnr", "psnr_bicubic", "ssim", "ap_MA", "image_ap_SE", "auc_HE"}
+    assert "psnr" not in test["grading"]
+    assert test["joint"].keys() >= {"psnr", "accuracy_dr", "evidence_auc_lesions", "evidence_auc_background"}
+    [summary] = published.result.summaries
+    assert (summary.model, summary.task) == ("deepmt", "dr")
+
+
+def test_a_run_in_process_gives_the_same_stages(published: Published, data: Path, tmp_path: Path) -> None:
+    alone = train_and_publish(a_config(data, tmp_path, runtime__workers=0, train__global_batch_size=4))
+    assert alone.result.artifacts.keys() == published.result.artifacts.keys()
+
+
+def test_serving_predicts_what_was_evaluated(published: Published, data: Path) -> None:
+    bundle = Bundle.load(published.bundle_uri)
+    table = predict_dataset(bundle, str(data), split="test")
+    stored = published.result.folder.predictions().to_pylist()
+    before = {row["image_id"]: row["probabilities"] for row in stored if row["split"] == "test"}
+    for row in table.to_pylist():
+        np.testing.assert_allclose(row["probabilities"], before[row["image_id"]], atol=1e-4)
+
+
+def test_low_resolution_photographs_are_taken_as_they_are(published: Published, data: Path, tmp_path: Path) -> None:
+    dataset = ShardedDataset.open(str(data))
+    picture = np.frombuffer(dataset.image(0), np.uint8).reshape(SIZE, SIZE, 3)
+    path = tmp_path / "real-lr.png"
+    cv2.imwrite(str(path), cv2.cvtColor(cv2.resize(picture, (470, 470)), cv2.COLOR_RGB2BGR))
+    bundle = Bundle.load(published.bundle_uri)
+    predictor = Predictor(bundle, low_resolution=True)
+    assert predictor.preprocess(path.read_bytes()).shape == (1, 3, SIZE // SCALE, SIZE // SCALE)
+    answer = predictor.grade(path.read_bytes())
+    assert sum(answer.tasks["dr"].probabilities) == pytest.approx(1, abs=1e-5)
+    assert run(["predict", published.bundle_uri, str(path), "--low-resolution"]) == 0
+
+
+def test_real_low_resolution_sets_are_evaluated_as_screening(
+    published: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_synthetic(
+        str(tmp_path),
+        tasks=("dr",),
+        images_per_task=32,
+        image_size=SIZE // SCALE,
+        seed=1,
+        encoding="raw",
+        num_workers=1,
+    )
+    arguments = ["evaluate", published.bundle_uri, "--data", str(tmp_path), "--low-resolution", "--screening", "--json"]
+    assert run(arguments) == 0
+    assert '"accuracy"' in capsys.readouterr().out
+    assert run(["evaluate", published.result.folder.store.uri, "--low-resolution"]) == 2
+    assert "--low-resolution is about --data" in capsys.readouterr().err
+
+
+def test_the_report_shows_the_run(published: Published) -> None:
+    report = gather(published.result.folder)
+    assert set(report.histories) == {"restoration", "grading", "joint"}
+    assert report.soft_labels == []

@@ -1,0 +1,282 @@
+"""DeepMT-DR as a method: its stages, what each trains and compares, and that every switch does something."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from retina_ray.data.batch import Batch
+from retina_ray.data.selection import Selection
+from retina_ray.errors import ConfigError, DataError
+from retina_ray.methods import catalogue
+from retina_ray.methods.deepmt.frozen_maps import FrozenMaps
+from retina_ray.recipes import load_recipe
+from retina_ray.training.artifact import stage_keys
+from tests.deepmt import SIDE, TASKS, a_batch, built, gradients, method_of, step, tiny
+
+
+def test_the_authors_stages_follow_each_other() -> None:
+    plan = catalogue.plan(load_recipe("deepmt_dr"), TASKS)
+    assert [(stage.name, stage.needs, stage.overrides) for stage in plan.stages] == [
+        ("restoration", (), {"train.epochs": 180, "optim.lr": 5e-5}),
+        ("grading", ("restoration",), {"train.epochs": 300, "optim.lr": 5e-5}),
+        ("joint", ("restoration", "grading"), {"train.epochs": 300, "optim.lr": 5e-5}),
+    ]
+    assert plan.finals == ("joint",)
+
+
+def test_networks_alone_have_nothing_to_prepare() -> None:
+    plan = catalogue.plan(load_recipe("deepmt_densenet121"), TASKS)
+    assert [stage.name for stage in plan.stages] == ["joint"]
+
+
+def keys_of(changes: dict[str, object]) -> dict[str, str]:
+    config = tiny(changes)
+    return stage_keys(catalogue.plan(config, TASKS), config, "data", initial_weights={}, use_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"method.stages.joint.classification_aware": 3.0}, {"restoration", "grading"}),
+        ({"method.evidence.theta_seg": 0.2}, {"restoration", "grading"}),
+        ({"method.super_resolution.mode": "independent"}, {"restoration", "grading"}),
+        ({"method.segmentation.mode": "independent"}, {"restoration", "grading"}),
+        ({"method.stages.grading.lr_grading": 1e-3}, {"restoration"}),
+        ({"method.grading.dropout": 0.1}, {"restoration"}),
+        ({"method.loss.pixel": 2.0}, set()),
+        ({"data.masks": 0.5}, set()),
+    ],
+)
+def test_a_search_repeats_only_what_a_change_concerns(changes: dict[str, object], same: set[str]) -> None:
+    before, after = keys_of({}), keys_of(changes)
+    assert {name for name in before if before[name] == after[name]} == same
+
+
+def test_rates_are_those_of_the_configuration() -> None:
+    method = method_of("joint")
+    network = built(method)
+    groups = method.parameter_groups(network)
+    assert [factor for _, factor in groups] == pytest.approx([1e-5 / 5e-5, 4e-6 / 5e-5, 1.0, 1e-5 / 5e-5])
+    members = [id(parameter) for group, _ in groups for parameter in group]
+    assert sorted(members) == sorted(id(parameter) for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("stage", "learning"),
+    [
+        ("restoration", {"super_resolution", "segmentation"}),
+        ("grading", {"grader"}),
+        ("joint", {"super_resolution", "segmentation", "grader", "evidence"}),
+    ],
+)
+def test_each_stage_trains_its_nets(stage: str, learning: set[str]) -> None:
+    method = method_of(stage)
+    network = built(method)
+    terms = step(method, network, a_batch())
+    assert all(bool(term.isfinite()) for term in terms.values())
+    assert {part for part, size in gradients(method, terms, network).items() if size > 0} == learning
+
+
+@pytest.mark.parametrize("part", ["super_resolution", "segmentation"])
+def test_an_independent_net_stays_as_it_is_in_the_joint_stage(part: str) -> None:
+    method = method_of("joint", {f"method.{part}.mode": "independent"})
+    network = built(method)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items() if name.startswith(f"nets.{part}")}
+    assert gradients(method, step(method, network, a_batch()), network)[part] == 0
+    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in before.items())  # statistics too
+    assert not any(module.training for module in network.nets.get_submodule(part).modules())
+    assert all(parameter.requires_grad for group, _ in method.parameter_groups(network) for parameter in group)
+
+
+@pytest.mark.parametrize("term", ["segmentation_aware", "classification_aware", "grading", "dice"])
+def test_each_task_tells_super_resolution_s_first_layer(term: str) -> None:
+    method = method_of("joint")
+    network = built(method)
+    step(method, network, a_batch())[term].backward()
+    first = next(network.nets.super_resolution.parameters())
+    assert first.grad is not None
+    assert float(first.grad.abs().max()) > 0
+
+
+@pytest.mark.parametrize("term", ["segmentation_aware", "classification_aware", "semi_supervised"])
+def test_what_a_term_compares_with_passes_no_gradient(term: str) -> None:
+    method = method_of("joint")
+    network = built(method)
+    batch = a_batch()
+    outputs = network(batch.images.sigmoid().requires_grad_())
+    assert not outputs["lesions_hr"].requires_grad
+    assert not outputs["evidence_hr"].requires_grad
+
+
+def test_the_printed_threshold_passes_no_gradient() -> None:
+    method = method_of("joint", {"method.evidence.step": "hard"})
+    network = built(method)
+    term = step(method, network, a_batch())["classification_aware"]
+    assert term.requires_grad is False or all(
+        grad is None or not grad.any()
+        for grad in torch.autograd.grad(term, list(network.nets.parameters()), allow_unused=True)
+    )
+
+
+@pytest.mark.parametrize("masks", [(True, True), (False, False), (True, False)])
+def test_images_with_and_without_masks_mix(masks: tuple[bool, bool]) -> None:
+    method = method_of("joint")
+    network = built(method)
+    terms = step(method, network, a_batch(masks=masks))
+    assert (float(terms["dice"].detach()) > 0) == any(masks)
+    assert (float(terms["semi_supervised"].detach()) > 0) == (not all(masks))
+    sizes = gradients(method, terms, network)
+    assert all(math.isfinite(size) for size in sizes.values())
+
+
+def test_an_image_of_weight_0_counts_for_nothing() -> None:
+    method = method_of("restoration")
+    network = built(method).eval()
+    batch = a_batch()
+    alone = a_batch()
+    kept = {name: float(term.detach()) for name, term in step(method, network, _first(alone)).items()}
+    batch.weight[1] = 0.0
+    assert {name: float(term.detach()) for name, term in step(method, network, batch).items()} == pytest.approx(
+        kept, rel=1e-4
+    )
+
+
+def _first(batch: Batch) -> Batch:
+    assert batch.masks is not None
+    return Batch(
+        images=batch.images[:1],
+        grades={"dr": batch.grades["dr"][:1]},
+        soft_logits={},
+        masks=batch.masks[:1],
+        has_mask=batch.has_mask[:1],
+        weight=batch.weight[:1],
+        rows=batch.rows[:1],
+    )
+
+
+def test_fixed_images_pass_a_fixed_segmentation_once() -> None:
+    method = method_of("joint", {"method.segmentation.mode": "independent"})
+    batch, fixed = a_batch(), a_batch(fixed=True)
+    plain_terms = step(method, built(method), batch)
+    network = built(method)
+    seen: list[int] = []
+    network.nets.segmentation.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    for _ in range(2):
+        terms = step(method, network.eval().train(), fixed)
+    assert seen == [2, 2, 2]  # the restored images twice, the high-resolution ones once
+    for name, term in plain_terms.items():
+        assert float(terms[name].detach()) == pytest.approx(float(term.detach()), rel=2e-2), name
+
+
+def test_frozen_maps_keep_what_fits_and_compute_the_rest() -> None:
+    images = torch.rand(3, 3, 4, 4)
+    calls: list[int] = []
+
+    def compute(chosen: Tensor) -> Tensor:
+        calls.append(len(chosen))
+        return chosen * 2
+
+    maps = FrozenMaps(limit_bytes=2 * images[0].numel() * images.element_size())
+    for _ in range(2):
+        torch.testing.assert_close(maps.of((7, 8, 9), images, compute), images * 2)
+    assert calls == [3, 1]
+    assert len(maps) == 2
+
+
+def test_prediction_is_what_evaluation_computed() -> None:
+    method = method_of("joint")
+    network = built(method).eval()
+    batch = a_batch()
+    with torch.inference_mode():
+        evaluation = method.evaluate(network, batch, final=True)
+        predicted = method.probabilities(network, method.inputs(batch.images))
+    torch.testing.assert_close(predicted, evaluation.probabilities)
+    assert method.inputs(batch.images).shape[2] == method.input_side(SIDE) == SIDE // 4
+
+
+def test_the_test_reports_the_paper_s_metrics() -> None:
+    method = method_of("joint")
+    network = built(method).eval()
+    with torch.inference_mode():
+        evaluation = method.evaluate(network, a_batch(), final=True)
+    figures = method.summarise({name: values.numpy() for name, values in evaluation.measures.items()})
+    lesions = {
+        f"{kind}_{lesion}" for kind in ("ap", "auc", "image_ap", "chance") for lesion in ("MA", "HM", "HE", "SE")
+    }
+    maps = {f"evidence_auc_{region}" for region in ("MA", "HM", "HE", "SE", "lesions", "background")}
+    assert figures.keys() >= {"psnr", "ssim", "psnr_bicubic", "ssim_bicubic", "loss_dr", "accuracy_dr"} | lesions | maps
+    assert figures["evidence_auc_background"] == pytest.approx(1 - figures["evidence_auc_lesions"])
+    assert figures["chance_MA"] == pytest.approx(0.2, abs=0.02)
+
+
+def a_selection(*, masks: int) -> Selection:
+    return Selection(
+        rows={"train": np.arange(4), "validation": np.arange(4, 6), "test": np.arange(6, 8)},
+        grades={"dr": np.array([0, -1, 2, -1, 0, 1, 0, 1], np.int8)},
+        has_mask=np.arange(8) < masks,
+        image_ids=np.array([f"image {row}" for row in range(8)]),
+        seed=0,
+    )
+
+
+def test_grading_needs_a_grade_and_the_other_stages_any_image() -> None:
+    selection = a_selection(masks=2)
+    assert method_of("restoration").training_rows(selection).tolist() == [0, 1, 2, 3]
+    assert method_of("grading").training_rows(selection).tolist() == [0, 2]
+    assert method_of("joint").training_rows(selection).tolist() == [0, 1, 2, 3]
+
+
+def test_supervision_without_any_mask_is_refused() -> None:
+    with pytest.raises(DataError, match="no training image has a lesion mask") as caught:
+        method_of("restoration").training_rows(a_selection(masks=0))
+    assert "method.segmentation.mode=none" in caught.value.fix
+    assert len(method_of("joint", {"method.segmentation.mode": "none"}).training_rows(a_selection(masks=0))) == 4
+
+
+@pytest.mark.parametrize("pixels", [1022, 60])
+def test_a_size_that_does_not_fit_the_scale_is_refused(pixels: int) -> None:
+    with pytest.raises(ConfigError, match="does not fit the scale"):
+        method_of("joint").check_image_size(pixels)
+
+
+def test_a_size_that_does_not_fit_the_depth_is_padded() -> None:
+    method = method_of("joint", {"data.image_size": 68})
+    method.check_image_size(68)
+    network = built(method).eval()
+    images = torch.nn.functional.interpolate(a_batch().images, size=(68, 68))
+    with torch.no_grad():
+        assert method.probabilities(network, method.inputs(images))["dr"].shape == (2, 5)
+
+
+def test_a_mask_of_another_size_is_refused() -> None:
+    method = method_of("restoration")
+    batch = a_batch()
+    assert batch.masks is not None
+    smaller = Batch(
+        images=batch.images,
+        grades=batch.grades,
+        soft_logits={},
+        masks=batch.masks[:, :, ::2, ::2],
+        has_mask=batch.has_mask,
+        weight=batch.weight,
+        rows=batch.rows,
+    )
+    with pytest.raises(ValueError, match=r"masks must have the segmentation's size \(32, 32\), not \(16, 16\)"):
+        step(method, built(method), smaller)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method.scale": 1}, "nothing to super-resolve"),
+        ({"method.grading.backbone": "vgg11"}, "needs a ResNet"),
+        ({"method.segmentation.gamma": [1.0]}, "gamma needs depth"),
+        ({"method.grading.class_weights": [1, 1, 1, 1, 1]}, "loss=weighted"),
+    ],
+)
+def test_switches_that_do_not_fit_each_other_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(changes)
