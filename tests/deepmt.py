@@ -38,13 +38,15 @@ def method_of(stage: str, changes: dict[str, object] | None = None) -> DeepMT:
     return method
 
 
-def a_batch(*, masks: Iterable[bool] = (True, False), grades: Iterable[int] = (2, 0), fixed: bool = False) -> Batch:
+def a_batch(
+    *, masks: Iterable[bool] = (True, False), grades: Iterable[int] = (2, 0), fixed: bool = False, side: int = SIDE
+) -> Batch:
     generator = torch.Generator().manual_seed(3)
     has_mask, truth = torch.tensor(list(masks)), torch.tensor(list(grades))
     count = len(has_mask)
-    coarse = torch.rand(count, 3, SIDE // 4, SIDE // 4, generator=generator)
-    images = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear") * 2 - 1
-    drawn = torch.rand(count, 4, SIDE, SIDE, generator=generator) > 0.8
+    coarse = torch.rand(count, 3, side // 4, side // 4, generator=generator)
+    images = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear") * 2 - 1
+    drawn = torch.rand(count, 4, side, side, generator=generator) > 0.8
     return Batch(
         images=images + 0.1 * torch.randn(images.shape, generator=generator),
         grades={"dr": truth},

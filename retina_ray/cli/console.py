@@ -125,18 +125,31 @@ def _line(record: Record) -> str:
         case "label":
             return f"{record['images']} images without a {record['task']} grade"
         case "epoch":
-            accuracies = [
-                f"{name.removeprefix('validation_accuracy_')} {value:.1%}"
-                for name, value in record.items()
-                if name.startswith("validation_accuracy_")
-            ]
             return (
                 f"epoch {record['epoch']:.0f}/{record['epochs']}  loss {record['validation_criterion']:.3f}  "
-                f"accuracy {', '.join(accuracies)}  {record.get('images_per_second', 0):.0f} images/s"
+                f"{_validation(record)}  {record.get('images_per_second', 0):.0f} images/s"
             )
         case "finished":
             return f"finished in {record['wall_s']:.0f} s"
     return ""
+
+
+def _validation(record: Record) -> str:
+    """Return what an epoch reached on validation images, as far as its stage measures it."""
+    accuracies = _of_kind(record, "validation_accuracy_")
+    precisions = _of_kind(record, "validation_ap_")
+    parts = []
+    if "validation_psnr" in record:
+        parts.append(f"PSNR {record['validation_psnr']:.2f} dB")
+    if precisions:
+        parts.append("AP " + ", ".join(f"{name} {value:.2f}" for name, value in precisions.items()))
+    if accuracies:
+        parts.append("accuracy " + ", ".join(f"{name} {value:.1%}" for name, value in accuracies.items()))
+    return "  ".join(parts)
+
+
+def _of_kind(record: Record, prefix: str) -> dict[str, float]:
+    return {name.removeprefix(prefix): value for name, value in record.items() if name.startswith(prefix)}
 
 
 @contextmanager

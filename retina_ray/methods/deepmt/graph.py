@@ -95,7 +95,7 @@ class StageNetwork(nn.Module):
         self.stage = stage
         self.nets = nets
         self.evidence_parameters = evidence_parameters
-        self._evidence = evidence
+        self.evidence = evidence
         self._frozen = frozen
         self._wanted = wanted
         self._frozen_maps = FrozenMaps()
@@ -142,16 +142,16 @@ class StageNetwork(nn.Module):
             images: (B, 3, H, W) in [0, 1].
             probabilities: (B, 5, H, W) of their segmentation.
         """
-        if self._evidence is None:
+        if self.evidence is None:
             return None
         lesions = None if probabilities is None else probabilities[:, :-1]
-        return self._evidence(self.nets.grade, images, lesions, create_graph=False)[1]
+        return self.evidence(self.nets.grade, images, lesions, create_graph=False)[1]
 
     def _grade(self, found: StepOutputs, images: Tensor, probabilities: Tensor | None) -> None:
         """Add the grading of images with their lesion probabilities, and its map and score as far as wanted."""
         lesions = None if probabilities is None else probabilities[:, :-1]
-        if self._evidence is not None and self._wanted.evidence:
-            output, found["evidence"] = self._evidence(self.nets.grade, images, lesions, create_graph=True)
+        if self.evidence is not None and self._wanted.evidence:
+            output, found["evidence"] = self.evidence(self.nets.grade, images, lesions, create_graph=True)
         else:
             output = self.nets.grade(images, lesions)
         found["logits"] = output.logits

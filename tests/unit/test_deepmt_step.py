@@ -1,0 +1,41 @@
+"""The fast joint step computes what the plain one does: values, gradients, over steps and from kept maps."""
+
+import pytest
+import torch
+
+from tests.deepmt import a_batch, built, gradients, method_of, step
+from tests.deepmt_reference import plain, reference_terms
+
+NO_DROPOUT = {"method.grading.dropout": 0.0}  # the reference runs the grader more often
+
+
+@pytest.mark.parametrize("mode", ["joint", "independent"])
+def test_terms_and_gradients_are_those_of_the_plain_step(mode: str) -> None:
+    method = method_of("joint", {**NO_DROPOUT, "method.segmentation.mode": mode})
+    network = built(method)
+    twin = plain(network)
+    # Batch statistics of the coarsest map would be those of two numbers at the usual size, and amplify rounding.
+    batch = a_batch(masks=(True, False, True, False), grades=(2, 0, 4, 1), fixed=True, side=96)
+    for _ in range(2):  # the second time, fixed maps come from where they are kept
+        network.zero_grad()
+        twin.zero_grad()
+        ours = step(method, network, batch)
+        theirs = reference_terms(method, twin, batch)
+        assert ours.keys() == theirs.keys()
+        for name, term in theirs.items():
+            torch.testing.assert_close(ours[name], term, rtol=1e-4, atol=1e-7, msg=lambda text, name=name: name + text)
+        gradients(method, ours, network)
+        gradients(method, theirs, twin)
+        wanted = dict(twin.named_parameters())
+        for name, parameter in network.named_parameters():
+            # Enlarging in two steps puts the convolution one level deeper.
+            other = wanted.get(name) if name in wanted else wanted[_deeper(name)]
+            if parameter.requires_grad:
+                assert parameter.grad is not None, name
+                scale = float(parameter.grad.abs().max()) + 1e-6
+                torch.testing.assert_close(parameter.grad / scale, other.grad / scale, rtol=0, atol=2e-3)
+
+
+def _deeper(name: str) -> str:
+    module, kind = name.rsplit(".", 1)
+    return f"{module}.1.{kind}"
