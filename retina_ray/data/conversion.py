@@ -7,12 +7,14 @@ order (``ingest``).
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 
-from retina_ray.data.decode import CorruptImageError, decode_drawing
-from retina_ray.data.fundus import NoFundusError, Square, crop_drawing, find_and_crop
+from retina_ray.data.decode import CorruptImageError, decode_drawing, decode_photograph
+from retina_ray.data.fundus import NoFundusError, Square, crop_drawing, find_and_crop, is_drawn_on
 from retina_ray.data.lookalikes import look_of
 from retina_ray.data.manifest import Encoding
 from retina_ray.data.masks import encode_mask
@@ -58,12 +60,19 @@ class Converted:
     look: bytes
 
 
-def convert(data: bytes, drawings: Mapping[str, bytes] | None, *, name: str, target: Target) -> Converted:
+class Drawing(NamedTuple):
+    """A file in which lesions of one plane are drawn, and what messages call it."""
+
+    name: str
+    data: bytes
+
+
+def convert(data: bytes, drawings: Mapping[str, Drawing] | None, *, name: str, target: Target) -> Converted:
     """Turn a photograph's file into a stored image.
 
     Args:
         data: the file.
-        drawings: files of lesion planes by name (of `LESIONS`); a plane that is missing is empty. None: no mask.
+        drawings: by lesion plane (of `LESIONS`); a plane that is missing is empty. None: no mask.
         name: what error messages call the photograph.
         target: what to turn it into.
 
@@ -75,7 +84,7 @@ def convert(data: bytes, drawings: Mapping[str, bytes] | None, *, name: str, tar
     raw = target.encoding == "raw"
     return Converted(
         image=square.pixels.tobytes() if raw else simplejpeg.encode_jpeg(square.pixels, quality=JPEG_QUALITY),
-        mask=None if drawings is None else _mask(drawings, square, name),
+        mask=None if drawings is None else _mask(drawings, square, data),
         sha256=hashlib.sha256(data).hexdigest(),
         look=look_of(square.pixels),
     )
@@ -90,20 +99,30 @@ def convert_row(row: SourceRow, target: Target) -> Converted | Refusal:
     name = str(row.image)
     try:
         data = read_file(row.image)
-        drawings = None if row.masks is None else {plane: read_file(file) for plane, file in row.masks.items()}
+        drawings = None if row.masks is None else {plane: _drawing(file) for plane, file in row.masks.items()}
         return convert(data, drawings, name=name, target=target)
     except CorruptImageError as error:
-        return Refusal("damaged image", error.what, error.fix)
+        return Refusal("damaged image", error.what + _of_drawing(error.value, name), error.fix)
     except NoFundusError as error:
         return Refusal("no fundus", error.what, error.fix)
     except FileNotFoundError as error:
         fix = "mount the source on every node under one path, or use s3://; if it was deleted meanwhile, start again"
         raise DataError("a worker does not find a file that was there", error.filename or name, fix) from error
     except OSError as error:
-        return Refusal(UNREADABLE, str(error.strerror or error), "check its permissions, and start again")
+        reason = str(error.strerror or error) + _of_drawing(error.filename or name, name)
+        return Refusal(UNREADABLE, reason, "check its permissions, and start again")
 
 
-def _mask(drawings: Mapping[str, bytes], square: Square, name: str) -> bytes:
+def _drawing(file: Path) -> Drawing:
+    return Drawing(str(file), read_file(file))
+
+
+def _of_drawing(file: object, name: str) -> str:
+    """Return the end of a reason that names the drawing, where that is at fault and not the photograph."""
+    return "" if file == name else f": the lesion drawing {file}"
+
+
+def _mask(drawings: Mapping[str, Drawing], square: Square, photograph: bytes) -> bytes:
     unknown = set(drawings) - set(LESIONS)
     if unknown:
         raise DataError("a source draws unknown lesions", sorted(unknown), f"use {', '.join(LESIONS)}")
@@ -111,6 +130,14 @@ def _mask(drawings: Mapping[str, bytes], square: Square, name: str) -> bytes:
     planes = np.zeros((len(LESIONS), size, size), dtype=np.bool_)
     for plane, lesion in enumerate(LESIONS):
         if lesion in drawings:
-            label = f"{name} ({lesion} drawn)"
-            planes[plane] = crop_drawing(decode_drawing(drawings[lesion], name=label), square, name=label)
+            drawing = decode_drawing(drawings[lesion].data, name=drawings[lesion].name)
+            if not is_drawn_on(drawing, square):
+                raise _of_other_proportions(drawing.shape, drawings[lesion].name, photograph)
+            planes[plane] = crop_drawing(drawing, square)
     return encode_mask(planes)
+
+
+def _of_other_proportions(shape: tuple[int, ...], name: str, photograph: bytes) -> CorruptImageError:
+    height, width, _ = decode_photograph(photograph, name=name).shape  # the square's may be of reduced decoding
+    what = f"{shape[1]} x {shape[0]} pixels are of other proportions than the photograph's {width} x {height}"
+    return CorruptImageError(what, name, "draw the lesions on the photograph itself")

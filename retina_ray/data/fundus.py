@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from retina_ray.data.decode import CorruptImageError, decode_photograph
+from retina_ray.data.decode import decode_photograph
 from retina_ray.errors import DataError
 
 PREPROCESSING_VERSION = 1
@@ -153,25 +153,23 @@ def find_and_crop(data: bytes, *, name: str, size: int) -> Square:
     return Square(crop_disc(image, disc, size), disc, *image.shape[:2])
 
 
-def crop_drawing(drawing: npt.NDArray[np.bool_], square: Square, *, name: str) -> npt.NDArray[np.bool_]:
+def is_drawn_on(drawing: npt.NDArray[np.bool_], square: Square) -> bool:
+    """Tell whether a drawing (H, W) has the proportions of the photograph that a square was cut from."""
+    height, width = drawing.shape
+    scale = width / square.width
+    return bool(abs(height - scale * square.height) <= max(1.0, scale))  # reduced decoding rounds a side up by one pixel
+
+
+def crop_drawing(drawing: npt.NDArray[np.bool_], square: Square) -> npt.NDArray[np.bool_]:
     """Cut a drawn finding the way its photograph was cut: (S, S) bool.
 
     A pixel is set where any of those it stands for is, so that microaneurysms of a few pixels are kept.
 
     Args:
-        drawing: (H, W), drawn on the photograph at the file's full size.
+        drawing: (H, W), drawn on the photograph, see `is_drawn_on`.
         square: what was cut from the photograph.
-        name: what error messages call the drawing.
-
-    Raises:
-        CorruptImageError: its sides are not in the proportion of the photograph's.
     """
-    height, width = drawing.shape
-    scale = width / square.width
-    if abs(height - scale * square.height) > max(1.0, scale):  # reduced decoding rounds a side up by one pixel
-        what = f"the drawing is {width} x {height} pixels, of other proportions than its photograph"
-        raise CorruptImageError(what, name, "draw it on the photograph itself")
-    disc, size = square.disc.scaled(scale), len(square.pixels)
+    disc, size = square.disc.scaled(drawing.shape[1] / square.width), len(square.pixels)
     side = max(1, round(2 * disc.radius))
     cut = _cut(drawing.astype(np.float32), disc, side)
     interpolation = cv2.INTER_AREA if side > size else cv2.INTER_NEAREST

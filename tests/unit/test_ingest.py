@@ -240,7 +240,9 @@ def test_drawn_lesions_travel_with_the_photograph(tmp_path):
     rows[2] = replace(rows[2], masks={})
     summary = made(rows, tmp_path / "out", image_size=32)
     assert summary.refusals == {"damaged image": 1}
-    assert "other proportions" in quarantine(tmp_path / "out")[0]["reason"]
+    (entry,) = quarantine(tmp_path / "out")
+    sizes = "80 x 100 pixels are of other proportions than the photograph's 120 x 100"
+    assert entry["reason"] == f"{sizes}: the lesion drawing {tmp_path / 'other.png'}"
     dataset = ShardedDataset.open(str(tmp_path / "out"))
     assert dataset.has_mask.tolist() == [True, True, False, False, False]
     mask = decode_mask(dataset.mask(0), 32, 32)
@@ -249,6 +251,19 @@ def test_drawn_lesions_travel_with_the_photograph(tmp_path):
     assert mask[0].sum() < 9
     assert not mask[1:].any()
     assert not decode_mask(dataset.mask(1), 32, 32).any()
+
+
+def test_a_damaged_drawing_is_named_and_its_photograph_not_blamed(tmp_path):
+    rows = sample(tmp_path / "in", 3)
+    drawing = tmp_path / "ma.tif"
+    cv2.imwrite(str(drawing), np.full((100, 120), 255, np.uint8))
+    drawing.write_bytes(drawing.read_bytes()[:-40])
+    rows[0] = replace(rows[0], masks={"MA": drawing})
+    assert made(rows, tmp_path / "out").refusals == {"damaged image": 1}
+    (entry,) = quarantine(tmp_path / "out")
+    assert entry["file"] == str(rows[0].image)
+    assert entry["reason"].startswith("the TIFF file is damaged")
+    assert entry["reason"].endswith(f": the lesion drawing {drawing}")
 
 
 def test_twins_share_their_lesions(tmp_path):
