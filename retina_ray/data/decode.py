@@ -6,12 +6,15 @@ What is not here: finding the fundus in the photograph (``fundus``) and colour m
 """
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from retina_ray.data.jpeg_header import read_jpeg_header
 from retina_ray.errors import DataError
@@ -25,6 +28,10 @@ MAX_JPEG_SCANS = 64
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _META_BYTES = 4096  # more than the part of a DICOM file that names its transfer syntax
 _PHOTOMETRIC = ("RGB", "YBR_", "MONOCHROME2")
+_DICOM_ELEMENTS = ("Rows", "Columns", "PhotometricInterpretation", "BitsStored")
+_OF_OBJECTS = (UnidentifiedImageError, AttributeError, LookupError, TypeError)
+"""Errors of libraries that speak of Python's objects, and some of an address in memory, not of the file."""
+
 _MAGIC = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -36,6 +43,14 @@ _MAGIC = {
 
 class CorruptImageError(DataError):
     """A file that is no photograph, or a damaged or an over-sized one."""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings of the libraries to themselves: a file is used or refused, and its size is checked here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
+        yield
 
 
 def decode_photograph(data: bytes, *, name: str, target: int | None = None) -> npt.NDArray[np.uint8]:
@@ -64,6 +79,7 @@ def decode_photograph(data: bytes, *, name: str, target: int | None = None) -> n
     return _decode_with_pillow(data, name, image_format)
 
 
+@_quiet()
 def decode_drawing(data: bytes, *, name: str) -> npt.NDArray[np.bool_]:
     """Decode a file in which a finding is drawn: every pixel that is not black belongs to it.
 
@@ -174,6 +190,7 @@ def _upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.u
     return image if flip is None else np.asarray(cv2.flip(image, flip), dtype=np.uint8)
 
 
+@_quiet()
 def _decode_with_pillow(data: bytes, name: str, image_format: str) -> npt.NDArray[np.uint8]:
     image = _open_with_pillow(data, name, image_format)
     try:
@@ -188,7 +205,7 @@ def _open_with_pillow(data: bytes, name: str, image_format: str) -> Image.Image:
     """Return an image, its dimensions checked before its pixels are decoded."""
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=[image_format])
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise CorruptImageError(
             "the image is too large", name, f"reduce it to at most {MAX_PIXELS >> 20} x 2^20 pixels"
         ) from error
@@ -202,6 +219,7 @@ def _open_with_pillow(data: bytes, name: str, image_format: str) -> Image.Image:
     return image
 
 
+@_quiet()
 def _decode_dicom(data: bytes, name: str) -> npt.NDArray[np.uint8]:
     """Decode the one frame of a DICOM photograph; whatever says who it is of is left behind."""
     if _DEFLATED in data[132:_META_BYTES]:  # pydicom would inflate it whole before it can be looked at
@@ -212,6 +230,8 @@ def _decode_dicom(data: bytes, name: str) -> npt.NDArray[np.uint8]:
 
     try:
         record = pydicom.dcmread(io.BytesIO(data))
+        if missing := [element for element in _DICOM_ELEMENTS if element not in record]:
+            raise ValueError(f"it has no {' and no '.join(missing)}")
         _check_dimensions(int(record.Columns), int(record.Rows), name)
         if int(record.get("NumberOfFrames", None) or 1) != 1:
             raise CorruptImageError(f"the DICOM file holds {record.NumberOfFrames} frames", name, "give one per file")
@@ -248,4 +268,5 @@ def _rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
 
 
 def _damaged(image_format: str, error: Exception, name: str) -> CorruptImageError:
-    return CorruptImageError(f"the {image_format} file is damaged ({error})", name, "copy it again from its source")
+    cause = "it cannot be made sense of" if isinstance(error, _OF_OBJECTS) else error
+    return CorruptImageError(f"the {image_format} file is damaged ({cause})", name, "copy it again from its source")

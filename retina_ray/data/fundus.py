@@ -157,7 +157,8 @@ def is_drawn_on(drawing: npt.NDArray[np.bool_], square: Square) -> bool:
     """Tell whether a drawing (H, W) has the proportions of the photograph that a square was cut from."""
     height, width = drawing.shape
     scale = width / square.width
-    return bool(abs(height - scale * square.height) <= max(1.0, scale))  # reduced decoding rounds a side up by one pixel
+    rounding = max(1.0, scale)  # reduced decoding rounds a side up by one pixel
+    return bool(abs(height - scale * square.height) <= rounding)
 
 
 def crop_drawing(drawing: npt.NDArray[np.bool_], square: Square) -> npt.NDArray[np.bool_]:

@@ -2,7 +2,9 @@
 
 import io
 import pickle
+import re
 import struct
+import warnings
 import zlib
 
 import cv2
@@ -171,6 +173,7 @@ def rotten(data: bytes) -> bytes:
     return data[:middle] + noise + data[middle + 200 :]
 
 
+PYTHON_WORDS = re.compile("object (at|has)|at 0x")
 NOISE = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
 
 REFUSED = {
@@ -210,9 +213,43 @@ def test_what_is_no_sound_photograph_is_refused_with_its_name_and_cause(case):
     with pytest.raises(CorruptImageError, match=cause) as caught:
         decode_photograph(data, name="eye_7.jpg")
     assert "eye_7.jpg" in str(caught.value)
+    assert not PYTHON_WORDS.search(str(caught.value))
     assert caught.value.fix
     assert isinstance(caught.value, DataError)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF", "BMP", "WEBP", "DICOM"])
+def test_a_file_cut_anywhere_is_refused_alike_each_time_and_without_python_s_words(image_format):
+    data = dicom(NOISE) if image_format == "DICOM" else saved(Image.fromarray(NOISE), image_format)
+    reasons: list[list[str]] = [[], []]
+    for said in reasons:
+        for length in (*range(14, 400, 9), len(data) // 2):
+            with pytest.raises(CorruptImageError) as caught:
+                decode_photograph(data[:length], name="eye")
+            said.append(caught.value.what)
+    assert reasons[0] == reasons[1]
+    assert not [reason for reason in reasons[0] if PYTHON_WORDS.search(reason)]
+
+
+def test_dicom_without_a_size_says_so(picture):
+    record = pydicom.dcmread(io.BytesIO(dicom(picture)))
+    del record.Columns
+    file = io.BytesIO()
+    record.save_as(file, enforce_file_format=True)
+    with pytest.raises(CorruptImageError, match=r"the DICOM file is damaged \(it has no Columns\)"):
+        decode_photograph(file.getvalue(), name="eye.dcm")
+
+
+def test_libraries_warn_of_nothing_that_is_refused_anyway(recwarn):
+    warnings.simplefilter("always")
+    large = saved(Image.new("1", (9000, 10_000)), "PNG")
+    cut = saved(Image.fromarray(NOISE), "TIFF")[:60]
+    for decode in (decode_photograph, decode_drawing):
+        for data, cause in ((large, "too large, 9000 x 10000"), (cut, "TIFF file is damaged")):
+            with pytest.raises(CorruptImageError, match=cause):
+                decode(data, name="eye")
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def dicom(pixels: np.ndarray, *, bits: int = 8, photometric: str = "RGB", **attributes: object) -> bytes:
