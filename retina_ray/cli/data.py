@@ -214,6 +214,8 @@ def _mapping(columns: str) -> dict[str, str]:
             raise ConfigError(
                 "not a column mapping", columns, f"write ours=theirs pairs; ours: image, group, {known}, ..."
             )
+        if [key.strip() for key, _, _ in pairs].count(ours.strip()) > 1:
+            raise ConfigError("--columns names it more than once", ours.strip(), "give it one column")
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 

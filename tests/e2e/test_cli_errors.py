@@ -21,6 +21,7 @@ WRONG = [
     (["train", "--hide-grades", "most", "--data", "nowhere"], ["data.hide_grades", "most", "half"]),
     (["data", "ingest", "labels.csv", "out", "--columns", "image=image,dr=grade"], ["labels.csv"]),
     (["data", "ingest", "labels.csv", "out", "--columns", "image"], ["image", "ours=theirs"]),
+    (["data", "ingest", "table.csv", "out", "--columns", "image=photo,dr=a,dr=b"], ["more than once: dr; give it one"]),
     (["data", "ingest", "labels.csv", "out", "--columns", "image=i,dr=g", "--split", "1,2"], ["1,2", "0.5,0.25,0.25"]),
     (["data", "ingest", "table.csv", "out", "--columns", "image=photo,DR=grade"], ["DR", "lower-case"]),
     (["data", "ingest", "table.csv", "out", "--columns", "image=photo,dr=grade", "--task", "dr"], ["--task", "dr"]),
