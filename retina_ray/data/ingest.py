@@ -106,17 +106,18 @@ def ingest(
     with _alone(store):
         _check_out(store, parts, overwrite)  # another may have finished just now
         before = _manifest(store)
+        if not any(rows[index].is_labelled for index in usable):
+            raise _nothing_left(store, rows, refused, before)
         _convert(parts, work, progress, strict=strict)
         _check_unchanged(store, before)
         verdict = _decide(rows, usable, refused, parts, tasks=tasks, fractions=fractions, seed=seed)
         if strict:
             _raise_first(rows, {**verdict.division.warnings, **verdict.refused})
-        store.write_bytes(QUARANTINE, quarantine_table(_entries(rows, verdict)))
-        kinds = _by_kind(verdict.refused)
-        if len(verdict.refused) == len(rows):
-            raise DataError("every photograph was refused", str(kinds), f"see {store.uri}/{QUARANTINE}")
         _check_unchanged(store, before)
+        if len(verdict.refused) == len(rows):
+            raise _nothing_left(store, rows, verdict.refused, before)
         store.remove(MANIFEST)
+        store.write_bytes(QUARANTINE, quarantine_table(_entries(rows, verdict.refused, verdict.division.warnings)))
         with ShardWriter(
             out,
             tasks=tuple(tasks),
@@ -132,7 +133,12 @@ def ingest(
             raise AssertionError(f"{len(rows)} rows became {manifest.rows} and {len(verdict.refused)} refused ones")
         store.child(PARTS).delete()
     return IngestSummary(
-        manifest, len(rows), manifest.rows, len(verdict.refused), kinds, _by_kind(verdict.division.warnings)
+        manifest,
+        rows_in=len(rows),
+        rows_out=manifest.rows,
+        quarantined=len(verdict.refused),
+        refusals=_by_kind(verdict.refused),
+        warnings=_by_kind(verdict.division.warnings),
     )
 
 
@@ -235,14 +241,35 @@ def _decide(
     return _Verdict(usable, refused | division.refused, twins, division)
 
 
-def _entries(rows: Sequence[SourceRow], verdict: _Verdict) -> list[Entry]:
-    refused, warnings = verdict.refused, verdict.division.warnings
+def _nothing_left(
+    store: Store, rows: Sequence[SourceRow], refused: Mapping[int, Refusal], before: bytes | None
+) -> DataError:
+    """Return the error of an ingest that has nothing to store, and list what was refused.
+
+    A data set that was to be replaced stays, with its own list and without the parts of this ingest.
+    """
+    store.child(PARTS).delete()
+    if not refused:
+        return DataError("no image has a grade", f"{len(rows)} rows", "check the columns or folders of the grades")
+    first = min(refused)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in _by_kind(refused).items())
+    value = f"{kinds}; the first is {place_of(rows[first])}, {refused[first].reason}"
+    if before is None:
+        store.write_bytes(QUARANTINE, quarantine_table(_entries(rows, refused, {})))
+        fix = f"see {store.uri}/{QUARANTINE}"
+    else:
+        fix = "name another folder to have them listed there: the data set in this one is kept as it is"
+    left = "no photograph that is left has a grade" if len(refused) < len(rows) else "every photograph was refused"
+    return DataError(left, value, fix)
+
+
+def _entries(rows: Sequence[SourceRow], refused: Mapping[int, Refusal], warnings: Mapping[int, Refusal]) -> list[Entry]:
     return [Entry(rows[index], refusal, stored=False) for index, refusal in sorted(refused.items())] + [
         Entry(rows[index], warning, stored=True) for index, warning in sorted(warnings.items())
     ]
 
 
-def _by_kind(refused: dict[int, Refusal]) -> dict[str, int]:
+def _by_kind(refused: Mapping[int, Refusal]) -> dict[str, int]:
     """Return how many there are of each kind, the most frequent first."""
     return dict(Counter(refusal.kind for refusal in refused.values()).most_common())
 

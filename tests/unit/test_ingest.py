@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import re
 from dataclasses import replace
 
 import cv2
@@ -20,7 +21,7 @@ from retina_ray.data.sources.csv_table import read_csv
 from retina_ray.data.splits import leaks
 from retina_ray.data.workers import in_processes, serially
 from retina_ray.errors import ConfigError, DataError
-from tests.clinic import SIZE, copied, made, photograph, quarantine, sample
+from tests.clinic import SIZE, copied, made, photograph, quarantine, sample, tree
 
 
 def test_convert_depends_on_the_bytes_alone():
@@ -281,12 +282,41 @@ def test_nothing_left_is_an_error_that_points_to_the_list(tmp_path):
     rows = sample(tmp_path / "in", 3)
     for row in rows:
         row.image.write_bytes(b"")
+    first = f"3 damaged image; the first is line 2 ({rows[0].image}), the file is empty; see"
     for _ in range(2):  # what is left of the first attempt does not block the second
-        with pytest.raises(DataError, match=r"every photograph was refused: .*damaged image.*quarantine.csv"):
+        with pytest.raises(DataError, match=f"every photograph was refused: {re.escape(first)} .*quarantine.csv"):
             made(rows, tmp_path / "out")
     assert len(quarantine(tmp_path / "out")) == 3
     with pytest.raises(DataError, match="no photographs"):
         ingest([], str(tmp_path / "none"), tasks=[], image_size=SIZE)
+
+
+def test_rows_that_their_source_refuses_are_listed_even_if_none_is_left(tmp_path):
+    rows = [row.refuse(f"no such grade: grade {row.line} of task dr") for row in sample(tmp_path / "in", 3)]
+    with pytest.raises(DataError, match=r"every .* 3 no such grade; the first is line 2 .*grade 2 of .*quarantine.csv"):
+        made(rows, tmp_path / "out")
+    assert [entry["line"] for entry in quarantine(tmp_path / "out")] == ["2", "3", "4"]
+    rows[1] = replace(rows[1], grades={"dr": None}, refused=None)
+    with pytest.raises(DataError, match="no photograph that is left has a grade: 2 no such grade"):
+        made(rows, tmp_path / "out")
+    assert [entry["line"] for entry in quarantine(tmp_path / "out")] == ["2", "4"]
+    with pytest.raises(DataError, match=r"no image has a grade: 1 rows"):
+        made([rows[1]], tmp_path / "out")
+
+
+@pytest.mark.parametrize("refused_by", ["the source", "the conversion"])
+def test_a_data_set_that_cannot_be_replaced_is_left_as_it_was(tmp_path, refused_by):
+    rows, out = sample(tmp_path / "in", 3), tmp_path / "out"
+    made(rows, out)
+    before = tree(out)
+    if refused_by == "the source":
+        rows = [row.refuse("no such split: Training") for row in rows]
+    for row in rows:
+        row.image.write_bytes(b"")
+    with pytest.raises(DataError, match="name another folder to have them listed there"):
+        made(rows, out, overwrite=True)
+    assert tree(out) == before
+    assert not (out / "parts").exists()
 
 
 def test_an_earlier_result_is_replaced_only_when_told_to(tmp_path):

@@ -116,9 +116,7 @@ def test_tasks_keep_the_order_of_the_columns_whichever_is_graded_first(tmp_path)
     assert [(task.name, task.num_grades) for task in tasks_of(rows)] == [("dr", 5), ("amd", 4), ("hr", 2)]
 
 
-def test_tasks_need_a_grade_and_a_plain_name(tmp_path):
-    with pytest.raises(DataError, match="no image has a grade"):
-        tasks_of([SourceRow(tmp_path / "eye.jpg", "a", "a", "s", {"dr": None})])
+def test_tasks_need_a_plain_name(tmp_path):
     assert tasks_of([SourceRow(tmp_path / "eye.jpg", "a", "a", "s", {}, masks={})]) == ()
     with pytest.raises(DataError, match="no name for a task: DR grade"):
         tasks_of([SourceRow(tmp_path / "eye.jpg", "a", "a", "s", {"DR grade": 1})])

@@ -55,6 +55,11 @@ class SourceRow:
         """The photograph, and the drawings of its lesions."""
         return [self.image, *(self.masks or {}).values()]
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it has a grade, or its lesions were drawn."""
+        return self.masks is not None or any(grade is not None for grade in self.grades.values())
+
     def refuse(self, reason: str) -> "SourceRow":
         """Return the row as one that cannot be used; what is known of it no longer counts."""
         return replace(self, grades={}, split=None, masks=None, refused=reason)
@@ -112,14 +117,12 @@ def tasks_of(rows: Sequence[SourceRow]) -> tuple[Task, ...]:
     """Return the tasks that rows name, graded or not, in the order of their first appearance.
 
     Raises:
-        DataError: when no row has a grade or drawn lesions, or a task's name is no lower-case identifier.
+        DataError: when a task's name is no lower-case identifier.
     """
     highest: dict[str, int] = {}
     for row in rows:
         for task, grade in row.grades.items():
             highest[task] = max(highest.get(task, NO_GRADE), NO_GRADE if grade is None else grade)
-    if all(grade == NO_GRADE for grade in highest.values()) and all(row.masks is None for row in rows):
-        raise DataError("no image has a grade", f"{len(rows)} rows", "check the columns or folders of the grades")
     return tuple(_task(name, grade + 1) for name, grade in highest.items())
 
 
