@@ -30,6 +30,8 @@ app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.add_typer(models.app, name="models")
 
+INTERRUPTED = 130
+
 DEBUG_VARIABLE = "RETINA_RAY_DEBUG"
 
 
@@ -54,17 +56,17 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     try:
         result = app(arguments, standalone_mode=False)
-    except typer.Exit as stop:
-        return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        error_console().print("interrupted", style="yellow")
-        return 130
+        result = INTERRUPTED
     except RetinaRayError as error:
         return _explain(error, str(error), code=2)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # wrong usage, as the parser found it
             return _explain(error, f"{error.format_message()} See `retina-ray --help`.", code=2)
         return _explain(error, f"unexpected {type(error).__name__}: {error} (--debug shows where)", code=1)
+    if result == INTERRUPTED:  # Typer has turned a command's KeyboardInterrupt into it
+        goes_on = arguments[:2] == ["data", "ingest"] or arguments[:1] == ["demo"] or "--resume" in arguments
+        error_console().print(f"interrupted{'; the same command goes on' if goes_on else ''}", style="yellow")
     return result if isinstance(result, int) else 0
 
 

@@ -24,6 +24,7 @@ from retina_ray.data.splits import assign_splits
 from retina_ray.data.synthetic_anatomy import Rng, grow_eye, paint_retina, paint_vessels
 from retina_ray.data.synthetic_camera import choose_camera, photograph
 from retina_ray.data.synthetic_lesions import DRAWERS, Lesions, draw_distractors, paint_deep, paint_superficial
+from retina_ray.data.workers import interrupts_held
 from retina_ray.errors import DataError
 
 SYNTHETIC_TASKS = ("dr", "amd", "arteriosclerosis")
@@ -241,4 +242,6 @@ def _rows(plan: Sequence[_Order], num_workers: int) -> Iterator[Row]:
     # Spawned: a forked copy of a process that has threads (a loader's, Ray's) can dead-lock.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.map(_Order.row, plan, chunksize=16)
+        with interrupts_held():
+            rows = pool.map(_Order.row, plan, chunksize=16)
+        yield from rows

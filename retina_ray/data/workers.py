@@ -5,10 +5,12 @@ What is not here: the machines of a Ray cluster (``orchestration.ingest_driver``
 
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import Protocol
 
@@ -60,7 +62,8 @@ def in_processes(number: int) -> Work:
             try:
                 while True:
                     room = _IN_FLIGHT_PER_WORKER * processes - len(running)
-                    running |= {pool.submit(function, part) for part in islice(waiting, room)}
+                    with interrupts_held():  # submitting is what starts a process
+                        running |= {pool.submit(function, part) for part in islice(waiting, room)}
                     if not running:
                         return
                     finished, running = wait(running, return_when=FIRST_COMPLETED)
@@ -73,6 +76,16 @@ def in_processes(number: int) -> Work:
                     future.cancel()
 
     return work
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back; processes that the block starts never meet it, and end with their parent, which does."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin() -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -99,23 +101,42 @@ def test_killed_at_the_end(tmp_path, monkeypatch, moment):
 
 
 def test_a_killed_process_leaves_no_workers_and_nothing_that_stops_the_next(tmp_path):
-    rows = sample(tmp_path / "in", 12 * PART_ROWS)
-    table_path = tmp_path / "in" / "labels.csv"
-    lines = [f"{row.image.name},{row.grades['dr']},{row.group_id}" for row in rows]
-    table_path.write_text("\n".join(["image,dr,group", *lines]))
-    columns = "image=image,dr=dr,group=group"
-    command = [sys.executable, "-c", "from retina_ray.cli.main import main; main()", "data", "ingest", str(table_path)]
-    options = ["--columns", columns, "--size", str(SIZE), "--workers", "2"]
     out = tmp_path / "out"
-    process = subprocess.Popen([*command, str(out), *options], stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command(tmp_path), stderr=subprocess.DEVNULL, start_new_session=True)
     wait_until(lambda: len(list(out.glob("parts/*.arrow"))) >= 2 or process.poll() is not None)
     process.kill()
     process.wait()
     wait_until(lambda: not processes_of(process.pid))
     assert not (out / "dataset.json").exists()
-    listed = read_csv(table_path, columns=dict(pair.split("=") for pair in columns.split(",")))
+    listed = read_csv(tmp_path / "in" / "labels.csv", columns=dict(pair.split("=") for pair in COLUMNS.split(",")))
     assert made(listed, out) == made(listed, tmp_path / "whole")
     assert tree(out) == tree(tmp_path / "whole")
+
+
+COLUMNS = "image=image,dr=dr,group=group"
+
+
+def command(folder: Path) -> list[str]:
+    """Write twelve parts' photographs and return what ingests them into ``out`` with two workers."""
+    table = folder / "in" / "labels.csv"
+    lines = [f"{row.image.name},{row.grades['dr']},{row.group_id}" for row in sample(table.parent, 12 * PART_ROWS)]
+    table.write_text("\n".join(["image,dr,group", *lines]))
+    program = [sys.executable, "-c", "from retina_ray.cli.main import main; main()", "data", "ingest"]
+    return [*program, str(table), str(folder / "out"), "--columns", COLUMNS, "--size", str(SIZE), "--workers", "2"]
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path):
+    arguments = command(tmp_path)
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        said = [next(line for line in process.stderr if line.startswith("reading: "))]
+        os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the workers too
+        said += process.stderr.readlines()
+    assert process.returncode == 130
+    assert said[-1] == "interrupted; the same command goes on\n"
+    assert [line for line in said[:-1] if not line.startswith("reading: ")] == []
+    wait_until(lambda: not processes_of(process.pid))
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    assert list((tmp_path / "out" / "parts").glob("*.arrow"))
 
 
 def wait_until(reached: Callable[[], bool]) -> None:
