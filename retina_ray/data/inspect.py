@@ -13,15 +13,20 @@ from PIL import Image, ImageDraw, ImageFont
 
 from retina_ray.data.decode import decode_image
 from retina_ray.data.lookalikes import LOOK_BYTES, alike, look_of
-from retina_ray.data.schema import SPLITS
+from retina_ray.data.masks import decode_mask
+from retina_ray.data.schema import NO_GRADE, SPLITS
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.splits import leaks
 from retina_ray.data.store import writing
+from retina_ray.errors import DataError
 
 _LABEL_WIDTH = 150
 _GAP = 4
 _FONT_SIZE = 14
 _CAPTION_SIZE = 11
+
+LESION_COLOURS = {"MA": (0, 255, 255), "HM": (255, 255, 255), "HE": (0, 255, 0), "SE": (255, 0, 255)}
+"""Of the outlines of drawn lesions, RGB, in the order of `LESIONS`."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,9 @@ def inspect_dataset(dataset: ShardedDataset) -> InspectReport:
 
 
 def contact_sheet(dataset: ShardedDataset, path: Path, *, per_grade: int = 4, cell: int = 160) -> None:
-    """Write a PNG with a line of images for every task and grade, taken from all over the data set.
+    """Write a PNG with a line of images for every task and grade, and one for those without any grade.
+
+    The images are taken from all over the data set; drawn lesions are outlined in the colours of `LESION_COLOURS`.
 
     Args:
         dataset: at least one row.
@@ -115,32 +122,70 @@ def contact_sheet(dataset: ShardedDataset, path: Path, *, per_grade: int = 4, ce
     Raises:
         DataError: when the file cannot be written.
     """
-    manifest = dataset.manifest
-    lines = [
-        (f"{task.name} {grade}", name, np.flatnonzero(dataset.grades[task.name] == grade))
-        for task in dataset.tasks
-        for grade, name in enumerate(task.grades)
-    ]
+    lines = _lines(dataset)
     height = cell + _CAPTION_SIZE + 2 * _GAP
-    sheet = Image.new("RGB", (_LABEL_WIDTH + per_grade * (cell + _GAP), len(lines) * height + _GAP), "white")
+    foot = _GAP + (_FONT_SIZE + 2 * _GAP if dataset.has_mask.any() else 0)
+    sheet = Image.new("RGB", (_LABEL_WIDTH + per_grade * (cell + _GAP), len(lines) * height + foot), "white")
     draw = ImageDraw.Draw(sheet)
     font, caption_font = ImageFont.load_default(_FONT_SIZE), ImageFont.load_default(_CAPTION_SIZE)
-    for line, (grade, name, rows) in enumerate(lines):
+    for line, (label, rows) in enumerate(lines):
         top = _GAP + line * height
-        draw.text((2 * _GAP, top), f"{grade}\n{name}\n{len(rows)} images", "black", font)
+        draw.text((2 * _GAP, top), f"{label}\n{len(rows)} images", "black", font)
         for column, row in enumerate(_spread(rows, per_grade)):
             left = _LABEL_WIDTH + column * (cell + _GAP)
-            if dataset.check(row):
-                image = decode_image(dataset.image(row), encoding=manifest.encoding, size=manifest.image_size)
-                small = cv2.resize(image, (cell, cell), interpolation=cv2.INTER_AREA)
+            if (small := _drawn(dataset, row, cell)) is not None:
                 sheet.paste(Image.fromarray(small), (left, top))
             else:
                 draw.text((left, top), "damaged", "red", font)
             caption = f"{dataset.splits[row]}: {Path(dataset.image_ids[row]).name}"
             draw.text((left, top + cell), _shortened(caption, caption_font, cell), "black", caption_font)
+    if dataset.has_mask.any():
+        _write_legend(draw, len(lines) * height + _GAP, font)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path, "PNG")
+
+
+def _lines(dataset: ShardedDataset) -> list[tuple[str, npt.NDArray[np.intp]]]:
+    """Return the lines of a contact sheet: label, and the rows of which some are shown."""
+    lines = [
+        (f"{task.name} {grade}\n{name}", np.flatnonzero(dataset.grades[task.name] == grade))
+        for task in dataset.tasks
+        for grade, name in enumerate(task.grades)
+    ]
+    ungraded = np.ones(len(dataset), dtype=np.bool_)
+    for grades in dataset.grades.values():
+        ungraded &= grades == NO_GRADE
+    return [*lines, ("ungraded", np.flatnonzero(ungraded))] if ungraded.any() else lines
+
+
+def _drawn(dataset: ShardedDataset, row: int, cell: int) -> npt.NDArray[np.uint8] | None:
+    """Return an image at a cell's size, (cell, cell, 3), with its lesions outlined; None where it is damaged."""
+    manifest = dataset.manifest
+    if not dataset.check(row):
+        return None
+    image = decode_image(dataset.image(row), encoding=manifest.encoding, size=manifest.image_size)
+    small = np.asarray(cv2.resize(image, (cell, cell), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    mask = dataset.mask(row)
+    if mask is None:
+        return small
+    try:
+        planes = decode_mask(mask, manifest.image_size, manifest.image_size)
+    except DataError:
+        return None
+    for plane, colour in zip(planes, LESION_COLOURS.values(), strict=True):
+        lesion = cv2.resize(plane.astype(np.float32), (cell, cell), interpolation=cv2.INTER_AREA) > 0
+        around = cv2.dilate(lesion.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        small[around & ~lesion] = colour
+    return small
+
+
+def _write_legend(draw: ImageDraw.ImageDraw, top: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> None:
+    left = 2.0 * _GAP
+    for lesion, colour in LESION_COLOURS.items():
+        draw.rectangle((left, top, left + _FONT_SIZE, top + _FONT_SIZE), colour, "black")
+        draw.text((left + _FONT_SIZE + _GAP, top), lesion, "black", font)
+        left += _FONT_SIZE + 4 * _GAP + font.getlength(lesion)
 
 
 def _duplicates(dataset: ShardedDataset) -> tuple[tuple[str, ...], ...]:

@@ -8,8 +8,9 @@ import simplejpeg
 from PIL import Image
 
 from retina_ray.data.fundus import prepare
-from retina_ray.data.inspect import contact_sheet, inspect_dataset
-from retina_ray.data.schema import KNOWN_TASKS
+from retina_ray.data.inspect import LESION_COLOURS, contact_sheet, inspect_dataset
+from retina_ray.data.masks import encode_mask
+from retina_ray.data.schema import KNOWN_TASKS, LESIONS
 from retina_ray.data.shards import Row, ShardedDataset, ShardWriter
 from retina_ray.errors import DataError
 from tests.clinic import pixels
@@ -40,7 +41,7 @@ def dataset(folder: Path, *, encoding: str = "jpeg", **changes: dict[int, object
                 "height": SIZE,
                 "sha256": f"{index:064x}",
                 "grades": {"dr": index % 5, "amd": None if index % 2 else 1},
-                "mask": b"mask" if index < 3 else None,
+                "mask": encode_mask(np.zeros((4, SIZE, SIZE), np.bool_)) if index < 3 else None,
             }
             fields |= {name: values[index] for name, values in changes.items() if index in values}
             writer.add(Row(**fields))
@@ -105,7 +106,8 @@ def test_contact_sheet_shows_each_grade_in_its_line(tmp_path, encoding):
     path = tmp_path / "new folder" / "sheet.png"
     contact_sheet(data, path, per_grade=2, cell=80)
     sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    height = sheet.shape[0] // 9  # five grades of dr, four of amd
+    height = 80 + 19  # a cell, its caption and the gaps; five grades of dr, four of amd
+    assert 9 * height < sheet.shape[0] < 10 * height
     for grade in range(5):
         line = sheet[grade * height : (grade + 1) * height]
         for column, row in enumerate((grade, grade + 5 + (5 if grade < 2 else 0))):
@@ -113,6 +115,26 @@ def test_contact_sheet_shows_each_grade_in_its_line(tmp_path, encoding):
             assert np.abs(pixel - (20 * row, 0, 255 - 20 * row)).max() < 8
         assert (line[:, :150].min(axis=2) < 100).sum() > 100  # the label
     assert (sheet[5 * height : 6 * height, -168:].min(axis=2) > 200).mean() > 0.99  # nobody has amd 0
+
+
+@pytest.mark.parametrize("tasks", [TASKS, ()])
+def test_contact_sheet_shows_ungraded_images_and_outlines_their_lesions(tmp_path, tasks):
+    planes = np.zeros((4, SIZE, SIZE), np.bool_)
+    planes[LESIONS.index("HE"), 20:40, 20:40] = True
+    grey = np.full((SIZE, SIZE, 3), 100, np.uint8).tobytes()
+    with ShardWriter(str(tmp_path / "set"), tasks=tasks, image_size=SIZE, encoding="raw", source="drawn") as writer:
+        for name, mask in (("drawn", encode_mask(planes)), ("spoilt", b"mask"), ("plain", None)):
+            writer.add(Row(name, name, "drawn", "train", grey, SIZE, SIZE, "0" * 64, grades={}, mask=mask))
+    contact_sheet(ShardedDataset.open(str(tmp_path / "set")), tmp_path / "sheet.png", per_grade=3, cell=SIZE)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
+    top, left = sum(task.num_grades for task in tasks) * (SIZE + 19) + 4, sheet.shape[1] - 3 * (SIZE + 4)
+    outlined, spoilt, plain = (sheet[top : top + SIZE, left + column * (SIZE + 4) :][:, :SIZE] for column in range(3))
+    green = (outlined == LESION_COLOURS["HE"]).all(axis=2)
+    assert green[19, 19:41].all()
+    assert green.sum() == 4 * 21
+    assert (outlined[~green] == 100).all()
+    assert (plain == 100).all()
+    assert (spoilt == 255).all(axis=2).mean() > 0.8
 
 
 def test_contact_sheet_marks_a_damaged_image(tmp_path):
