@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from retina_ray.cli.console import console, counting, print_json
+from retina_ray.cli.console import console, counting, error_console, print_json
 from retina_ray.cli.options import AsJson
 from retina_ray.data.schema import KNOWN_TASKS, Task
 from retina_ray.errors import ConfigError
@@ -119,7 +119,7 @@ def ingest(
     from retina_ray.data.ingest import ingest as run_ingest
     from retina_ray.data.sources.base import tasks_of
     from retina_ray.data.sources.files import source_path
-    from retina_ray.data.split_file import prescribe, read_split_file
+    from retina_ray.data.split_file import prescribe, read_split_file, unused
 
     if address is not None and workers is not None:
         raise ConfigError("--workers is of this machine, --address of a cluster", workers, "give one of them")
@@ -127,7 +127,9 @@ def ingest(
     rows = _rows(source_path(source), adapter, columns=columns, task=task)
     if fractions is None:
         file = source_path(split)
-        rows = prescribe(rows, read_split_file(file), file)
+        splits = read_split_file(file)
+        _tell(f"names in {file} that fit no photograph", unused(rows, splits))
+        rows = prescribe(rows, splits, file)
     with _work(address, workers) as work, counting("reading") as progress:
         summary = run_ingest(
             rows,
@@ -191,7 +193,7 @@ def inspect(
 def _rows(source: Path, adapter: Adapter, *, columns: str, task: str | None) -> "list[SourceRow]":
     """Read a source the way it is laid out."""
     from retina_ray.data.sources.csv_table import read_csv
-    from retina_ray.data.sources.folder import read_folder
+    from retina_ray.data.sources.folder import passed_over, read_folder
     from retina_ray.data.sources.published import PUBLISHED
 
     if columns and adapter is not Adapter.CSV:
@@ -202,8 +204,17 @@ def _rows(source: Path, adapter: Adapter, *, columns: str, task: str | None) -> 
     if adapter is Adapter.CSV:
         return read_csv(source, columns=_mapping(columns))
     if adapter is Adapter.FOLDER:
-        return read_folder(source, task=task)
+        rows = read_folder(source, task=task)
+        _tell("passed over, for their names are of no photographs", passed_over(source))
+        return rows
     return PUBLISHED[adapter](source)
+
+
+def _tell(what: str, names: Sequence[object]) -> None:
+    """Say how many there are of something that is not used, and the first few of them."""
+    if names:
+        first = ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
+        error_console().print(f"{what}: {len(names)} ({first})", style="yellow", markup=False, soft_wrap=True)
 
 
 def _mapping(columns: str) -> dict[str, str]:

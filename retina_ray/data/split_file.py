@@ -78,7 +78,7 @@ def prescribe(rows: Sequence[SourceRow], splits: Mapping[str, str], path: Path) 
     claimed: dict[str, Path] = {}
     found = []
     for row in rows:
-        fitting = next((names[ending] for ending in _endings(row) if ending in names), set())
+        fitting = _fitting(names, row)
         if len({splits[name] for name in fitting}) > 1:
             fix = "write the ids of the photographs, or their paths"
             raise DataError(f"{path} has several lines that fit {row.image_id}", ", ".join(sorted(fitting)), fix)
@@ -98,6 +98,18 @@ def prescribe(rows: Sequence[SourceRow], splits: Mapping[str, str], path: Path) 
         else row.refuse(f"not in the split file: {path.name}")
         for row, split in zip(rows, found, strict=True)
     ]
+
+
+def unused(rows: Sequence[SourceRow], splits: Mapping[str, str]) -> list[str]:
+    """Return the file's names that fit none of the rows, in its order."""
+    names = _by_ending(splits)
+    used = {name for row in rows for name in _fitting(names, row)}
+    return [name for name in splits if name not in used]
+
+
+def _fitting(names: Mapping[str, set[str]], row: SourceRow) -> set[str]:
+    """Return the file's names that a row is meant by."""
+    return next((names[ending] for ending in _endings(row) if ending in names), set())
 
 
 def _by_ending(splits: Mapping[str, str]) -> dict[str, set[str]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from retina_ray.data.sources.folder import read_folder
+from retina_ray.data.sources.folder import passed_over, read_folder
 from retina_ray.errors import DataError
 
 
@@ -28,6 +28,14 @@ def test_folder_layouts(tmp_path):
     assert [(row.image_id, row.grades) for row in one_task][-1] == ("3/b.JPG", {"dr": 3})
     with pytest.raises(DataError, match="of which task"):
         read_folder(tmp_path / "set" / "dr")
+
+
+def test_files_that_are_no_photographs_by_their_names_are_told(tmp_path):
+    for name in ("dr/0/a.jpg", "dr/0/b.jfif", "dr/0/c", "dr/1/d.jpg.part", "e.gif", "dr/0/.hidden"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [row.image.name for row in read_folder(tmp_path)] == ["a.jpg", "b.jfif"]
+    assert [file.name for file in passed_over(tmp_path)] == ["e.gif", "c", "d.jpg.part"]
 
 
 @pytest.mark.parametrize(

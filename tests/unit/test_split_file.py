@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from retina_ray.data.sources.base import SourceRow
-from retina_ray.data.split_file import prescribe, read_split_file
+from retina_ray.data.split_file import prescribe, read_split_file, unused
 from retina_ray.errors import DataError
 
 
@@ -41,6 +41,12 @@ def test_rows_that_the_file_does_not_name_are_refused(tmp_path):
     assert first.refused is None
     assert (second.refused, second.grades, second.masks) == ("not in the split file: splits.csv", {}, None)
     assert third.refused == "ungradable: so they say"
+
+
+def test_names_that_fit_no_photograph_are_told(tmp_path):
+    path = split_file(tmp_path, "image,split\nz.jpg,train\na,test\nother/b.jpg,train\ny.jpg,test\n")
+    rows = [row("a.jpg"), row("b.jpg", grades={}, refused="ungradable: so they say"), row("c.jpg")]
+    assert unused(rows, read_split_file(path)) == ["z.jpg", "y.jpg"]
 
 
 def test_equal_names_in_different_folders_are_told_apart_by_their_folders(tmp_path):

@@ -16,7 +16,7 @@ from retina_ray.errors import DataError
 MAX_GRADE = 127
 """Grades are stored in 8 bits."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
 """Files that are taken for photographs, in any case; others (notes, thumbnails' databases) are passed over."""
 
 
@@ -106,7 +106,12 @@ def unlabelled_rows(
 
 def photographs_in(folder: Path) -> list[Path]:
     """Return the photographs directly in a folder, sorted; what is no photograph by its name is passed over."""
-    return [file for file in files_in(folder) if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+    return [file for file in files_in(folder) if file.suffix.lower() in SUFFIXES and not is_hidden(file)]
+
+
+def is_hidden(file: Path) -> bool:
+    """Tell whether a file's name hides it from the user, so that it is passed over without a word."""
+    return file.name.startswith(".")
 
 
 def _relative(file: Path, root: Path) -> str:

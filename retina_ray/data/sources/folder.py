@@ -8,7 +8,15 @@ of its own: where a patient has several, use a table with a group column.
 from collections.abc import Iterator
 from pathlib import Path
 
-from retina_ray.data.sources.base import SUFFIXES, SourceRow, photographs_in, unlabelled_rows, wrong_grade
+from retina_ray.data.sources.base import (
+    SUFFIXES,
+    SourceRow,
+    is_hidden,
+    photographs_in,
+    unlabelled_rows,
+    wrong_grade,
+)
+from retina_ray.data.sources.files import files_in
 from retina_ray.errors import DataError
 
 
@@ -53,8 +61,18 @@ def read_folder(root: Path, *, task: str | None = None, name: str | None = None)
             "the folder holds no photographs", str(root), f"expected <task>/<grade>/* with {', '.join(SUFFIXES)}"
         )
     listed = {row.image for row in rows}
-    folders = {root, *(path for path in root.rglob("*") if path.is_dir())}
+    folders = _folders_below(root)
     return rows + unlabelled_rows(folders, listed, source=source, root=root, reason="it lies in no folder of a grade")
+
+
+def passed_over(root: Path) -> list[Path]:
+    """Return the files below a folder that are no photographs by their names, sorted; hidden ones are none of them."""
+    files = [file for folder in sorted(_folders_below(root)) for file in files_in(folder)]
+    return [file for file in files if file.suffix.lower() not in SUFFIXES and not is_hidden(file)]
+
+
+def _folders_below(root: Path) -> set[Path]:
+    return {root, *(path for path in root.rglob("*") if path.is_dir())}
 
 
 def _checked(row: SourceRow, task: str, grade: int) -> SourceRow:
