@@ -15,6 +15,18 @@ SCHEMA_VERSION = 2
 
 SPLITS = ("train", "validation", "test")
 
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "crossval": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""What tables call the splits, in lower case."""
+
 SPLIT_STRENGTH = {split: strength for strength, split in enumerate(SPLITS)}
 """Of rows that may not be in two splits, those in the strongest stay: training images spoil a test, not vice versa."""
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from retina_ray.data.schema import SPLIT_WORDS
 from retina_ray.data.sources.base import SUFFIXES, SourceRow
 from retina_ray.data.sources.files import csv_lines
 from retina_ray.errors import DataError
@@ -26,17 +27,6 @@ _IMAGE_COLUMNS = (
     "id",
 )
 _SPLIT_COLUMNS = ("split", "subset", "set", "fold", "partition", "usage")
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "crossval": "validation",
-    "test": "test",
-    "testing": "test",
-}
-"""Words for splits, in lower case."""
 
 
 def read_split_file(path: Path) -> dict[str, str]:
@@ -56,10 +46,10 @@ def read_split_file(path: Path) -> dict[str, str]:
         if not any(line):
             continue
         name, word = (line[column].strip() if column < len(line) else "" for column in (image, split))
-        if word.lower() not in _SPLITS:
-            fix = f"use one of {', '.join(_SPLITS)}"
+        if word.lower() not in SPLIT_WORDS:
+            fix = f"use one of {', '.join(SPLIT_WORDS)}"
             raise DataError(f"{path}, line {number}: no such split", word or "empty cell", fix)
-        if found.setdefault(name, _SPLITS[word.lower()]) != _SPLITS[word.lower()]:
+        if found.setdefault(name, SPLIT_WORDS[word.lower()]) != SPLIT_WORDS[word.lower()]:
             raise DataError(f"{path}, line {number}: a photograph in two splits", name, "keep one of its lines")
     return found
 

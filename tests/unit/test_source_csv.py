@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from retina_ray.data.schema import SPLIT_WORDS
 from retina_ray.data.sources.base import SourceRow, tasks_of
 from retina_ray.data.sources.csv_table import read_csv
 from retina_ray.errors import DataError
@@ -81,7 +82,7 @@ def test_csv_errors_name_what_is_missing(tmp_path, text, columns, message):
         ("file,dr", ",1", {}, "label without image: the line names none"),
         ("file,dr", "photos/eye_01.jpg", {}, "unreadable line: it has fewer or more cells than the header"),
         ("file,dr", "photos/eye_01.jpg,1,2", {}, "unreadable line: it has fewer or more cells than the header"),
-        ("file,dr,s", "photos/eye_01.jpg,1,val", {"split": "s"}, "no such split: val, known are train, validation"),
+        ("file,dr,s", "photos/eye_01.jpg,1,held", {"split": "s"}, "no such split: held, known are train, training"),
         ("file,dr,s", "photos/eye_01.jpg,1,up", {"laterality": "s"}, "no such laterality: up"),
     ],
 )
@@ -92,6 +93,13 @@ def test_csv_lines_that_cannot_be_used_say_why(tmp_path, header, line, columns, 
     assert first.refused is None
     assert second.refused.startswith(reason)
     assert (second.line, second.grades, second.split) == (3, {}, None)
+
+
+@pytest.mark.parametrize("word", SPLIT_WORDS)
+def test_a_split_may_be_any_word_that_a_split_file_may_use(tmp_path, word):
+    path = table(tmp_path, f"file,dr,s\nphotos/eye_00.jpg,1,{word.title()}\n", images=1)
+    (row,) = read_csv(path, columns={"image": "file", "dr": "dr", "split": "s"})
+    assert (row.split, row.refused) == (SPLIT_WORDS[word], None)
 
 
 def test_csv_photographs_that_no_line_names_are_listed(tmp_path):

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from retina_ray.data.schema import SPLITS
+from retina_ray.data.schema import SPLIT_WORDS
 from retina_ray.data.sources.base import SourceRow, unlabelled_rows, wrong_grade
 from retina_ray.data.sources.files import MISSING, read_text, versions
 from retina_ray.errors import DataError
@@ -27,8 +27,8 @@ def read_csv(path: Path, *, columns: Mapping[str, str], name: str | None = None)
         path: the table, UTF-8, comma-separated, the first line naming the columns. Images are looked up relative to
             its folder.
         columns: our name -> column. ``image`` is required; ``id``, ``group`` (default: each image its own),
-            ``split`` and ``laterality`` (left, right, L, R, OS, OD) are optional; every other key is a task, whose
-            cells hold a grade or nothing.
+            ``split`` (one of `SPLIT_WORDS`) and ``laterality`` (left, right, L, R, OS, OD), both in any case, are
+            optional; every other key is a task, whose cells hold a grade or nothing.
         name: of the source; default: the table's name without its suffix.
 
     Returns:
@@ -86,8 +86,8 @@ def _row(
     image, split, laterality = cell("image"), cell("split"), cell("laterality")
     image_id = cell("id") or image or f"line {line}"
     grades, refused = _grades({task: cell(task) for task in tasks})
-    if split not in (None, *SPLITS):
-        refused = f"no such split: {split}, known are {', '.join(SPLITS)}"
+    if split is not None and split.lower() not in SPLIT_WORDS:
+        refused = f"no such split: {split}, known are {', '.join(SPLIT_WORDS)}"
     if laterality is not None and laterality.lower() not in _LATERALITIES:
         refused = f"no such laterality: {laterality}, known are left and right"
     if image is None:
@@ -100,7 +100,7 @@ def _row(
         group_id=cell("group") or image_id,
         source=source,
         grades={} if refused else grades,
-        split=None if refused else split,
+        split=None if refused or split is None else SPLIT_WORDS[split.lower()],
         laterality=None if refused or laterality is None else _LATERALITIES[laterality.lower()],
         line=line,
         refused=refused,
