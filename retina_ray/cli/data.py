@@ -171,23 +171,27 @@ def _work(address: str | None, workers: int | None) -> "Iterator[Work]":
 @app.command("inspect")
 def inspect(
     path: Annotated[str, typer.Argument(help="Data set: a folder or s3:// prefix.")],
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="Draw a contact sheet into this PNG file.")] = None,
+    sheet: Annotated[
+        str | None, typer.Option("--sheet", help="Draw a contact sheet into this file: .png or .jpg, local or s3://.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print what a data set holds, and what is wrong with it."""
+    """Print what a data set holds, and what is wrong with it; fails where a shard is damaged."""
     from retina_ray.data.inspect import contact_sheet, inspect_dataset
     from retina_ray.data.shards import ShardedDataset
 
     dataset = ShardedDataset.open(path)
-    report = inspect_dataset(dataset)
     if sheet is not None:
         contact_sheet(dataset, sheet)
+    report = inspect_dataset(dataset)
     if as_json:
         print_json(asdict(report))
-        return
-    _print_report(path, dataset.tasks, report)
-    if sheet is not None:
-        console().print(f"contact sheet: {sheet}", markup=False, soft_wrap=True)
+    else:
+        _print_report(path, dataset.tasks, report)
+        if sheet is not None:
+            console().print(f"contact sheet: {sheet}", markup=False, soft_wrap=True)
+    if report.damaged_shards:
+        raise typer.Exit(2)
 
 
 def _rows(source: Path, adapter: Adapter, *, columns: str, task: str | None) -> "list[SourceRow]":

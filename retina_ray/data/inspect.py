@@ -1,6 +1,7 @@
 """What a data set holds, whether it is sound, and a sheet of its images to look at before training on them."""
 
 import hashlib
+import io
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import combinations, compress
@@ -17,13 +18,14 @@ from retina_ray.data.masks import decode_mask
 from retina_ray.data.schema import NO_GRADE, SPLITS
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.splits import leaks
-from retina_ray.data.store import writing
-from retina_ray.errors import DataError
+from retina_ray.data.store import Store
+from retina_ray.errors import ConfigError, DataError
 
 _LABEL_WIDTH = 150
 _GAP = 4
 _FONT_SIZE = 14
 _CAPTION_SIZE = 11
+_SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 LESION_COLOURS = {"MA": (0, 255, 255), "HM": (255, 255, 255), "HE": (0, 255, 0), "SE": (255, 0, 255)}
 """Of the outlines of drawn lesions, RGB, in the order of `LESIONS`."""
@@ -108,20 +110,26 @@ def inspect_dataset(dataset: ShardedDataset) -> InspectReport:
     )
 
 
-def contact_sheet(dataset: ShardedDataset, path: Path, *, per_grade: int = 4, cell: int = 160) -> None:
-    """Write a PNG with a line of images for every task and grade, and one for those without any grade.
+def contact_sheet(dataset: ShardedDataset, address: str, *, per_grade: int = 4, cell: int = 160) -> None:
+    """Write a picture with a line of images for every task and grade, and one for those without any grade.
 
     The images are taken from all over the data set; drawn lesions are outlined in the colours of `LESION_COLOURS`.
 
     Args:
         dataset: at least one row.
-        path: of the PNG; its folder is made.
+        address: of the PNG or JPEG file, by its suffix, here or on S3; its folder is made.
         per_grade: images per line, at most.
         cell: pixels of a side of an image.
 
     Raises:
+        ConfigError: for another suffix.
         DataError: when the file cannot be written.
     """
+    place, _, name = Store(address).uri.rpartition("/")
+    store = Store(f"{place}/")
+    image_format = _SHEET_FORMATS.get(Path(name).suffix.lower())
+    if image_format is None:
+        raise ConfigError("a contact sheet is a PNG or JPEG file", address, f"end it in {', '.join(_SHEET_FORMATS)}")
     lines = _lines(dataset)
     height = cell + _CAPTION_SIZE + 2 * _GAP
     foot = _GAP + (_FONT_SIZE + 2 * _GAP if dataset.has_mask.any() else 0)
@@ -141,9 +149,9 @@ def contact_sheet(dataset: ShardedDataset, path: Path, *, per_grade: int = 4, ce
             draw.text((left, top + cell), _shortened(caption, caption_font, cell), "black", caption_font)
     if dataset.has_mask.any():
         _write_legend(draw, len(lines) * height + _GAP, font)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path, "PNG")
+    file = io.BytesIO()
+    sheet.save(file, image_format)
+    store.write_bytes(name, file.getvalue())
 
 
 def _lines(dataset: ShardedDataset) -> list[tuple[str, npt.NDArray[np.intp]]]:

@@ -77,10 +77,11 @@ class ShardedDataset:
         lease = None if store.is_local else cache.fetch(shards, manifest.shards, manifest.fingerprint)
         folder = shards.local_path if lease is None else lease.folder
         for shard in manifest.shards:
-            found = (folder / shard.name).stat().st_size if (folder / shard.name).exists() else None
-            if found != shard.bytes:
-                what = f"shard {shard.name} of {store.uri} is " + ("missing" if found is None else "of another size")
-                raise DataError(what, found, f"restore it with {shard.bytes} bytes, or ingest the images again")
+            fix = f"restore it with {shard.bytes} bytes, or ingest the images again"
+            if not (folder / shard.name).exists():
+                raise DataError(f"shard {shard.name} is missing", shards.uri, fix)
+            if (found := (folder / shard.name).stat().st_size) != shard.bytes:
+                raise DataError(f"shard {shard.name} of {store.uri} is of another size", found, fix)
         return cls(store.uri, cache, manifest, folder, lease)
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -43,6 +43,12 @@ def test_from_s3_to_s3_is_the_same_as_from_disk_to_disk(bucket: str, tmp_path: P
     assert store.read_bytes("shards/00000.arrow") == (tmp_path / "here/shards/00000.arrow").read_bytes()
 
 
+def test_a_contact_sheet_goes_to_s3(bucket: str, tmp_path: Path) -> None:
+    made(sample(tmp_path / "in", 4), tmp_path / "set")
+    assert run(["data", "inspect", str(tmp_path / "set"), "--sheet", f"s3://{bucket}/looks/sheet.png"]) == 0
+    assert Store(f"s3://{bucket}/looks").read_bytes("sheet.png").startswith(b"\x89PNG")
+
+
 def test_an_interrupted_ingest_on_s3_goes_on(bucket: str, tmp_path: Path) -> None:
     address = uploaded(bucket, tmp_path / "labels", 2 * PART_ROWS + 4)
     rows = read_csv(source_path(address), columns=COLUMNS)

@@ -1,5 +1,6 @@
 """Inspecting a data set: right counts, and every kind of defect found."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from retina_ray.cli.main import run
 from retina_ray.data.fundus import prepare
 from retina_ray.data.inspect import LESION_COLOURS, contact_sheet, inspect_dataset
 from retina_ray.data.masks import encode_mask
 from retina_ray.data.schema import KNOWN_TASKS, LESIONS
 from retina_ray.data.shards import Row, ShardedDataset, ShardWriter
-from retina_ray.errors import DataError
+from retina_ray.errors import DataError, RetinaRayError
 from tests.clinic import pixels
 
 SIZE = 64
@@ -104,7 +106,7 @@ def test_damage_is_found_in_the_shard_where_it_is(tmp_path):
 def test_contact_sheet_shows_each_grade_in_its_line(tmp_path, encoding):
     data = dataset(tmp_path, encoding=encoding)
     path = tmp_path / "new folder" / "sheet.png"
-    contact_sheet(data, path, per_grade=2, cell=80)
+    contact_sheet(data, str(path), per_grade=2, cell=80)
     sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
     height = 80 + 19  # a cell, its caption and the gaps; five grades of dr, four of amd
     assert 9 * height < sheet.shape[0] < 10 * height
@@ -125,7 +127,7 @@ def test_contact_sheet_shows_ungraded_images_and_outlines_their_lesions(tmp_path
     with ShardWriter(str(tmp_path / "set"), tasks=tasks, image_size=SIZE, encoding="raw", source="drawn") as writer:
         for name, mask in (("drawn", encode_mask(planes)), ("spoilt", b"mask"), ("plain", None)):
             writer.add(Row(name, name, "drawn", "train", grey, SIZE, SIZE, "0" * 64, grades={}, mask=mask))
-    contact_sheet(ShardedDataset.open(str(tmp_path / "set")), tmp_path / "sheet.png", per_grade=3, cell=SIZE)
+    contact_sheet(ShardedDataset.open(str(tmp_path / "set")), str(tmp_path / "sheet.png"), per_grade=3, cell=SIZE)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
     top, left = sum(task.num_grades for task in tasks) * (SIZE + 19) + 4, sheet.shape[1] - 3 * (SIZE + 4)
     outlined, spoilt, plain = (sheet[top : top + SIZE, left + column * (SIZE + 4) :][:, :SIZE] for column in range(3))
@@ -139,7 +141,7 @@ def test_contact_sheet_shows_ungraded_images_and_outlines_their_lesions(tmp_path
 
 def test_contact_sheet_marks_a_damaged_image(tmp_path):
     flip_a_byte_of(dataset(tmp_path, encoding="raw"), 0, tmp_path)
-    contact_sheet(ShardedDataset.open(str(tmp_path / "raw")), tmp_path / "sheet.png", per_grade=1, cell=80)
+    contact_sheet(ShardedDataset.open(str(tmp_path / "raw")), str(tmp_path / "sheet.png"), per_grade=1, cell=80)
     first = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)[:80, -84:]
     assert (first == 255).all(axis=2).mean() > 0.8
     assert ((first[..., 0] > 200) & (first[..., 1] < 100)).sum() > 20
@@ -148,4 +150,35 @@ def test_contact_sheet_marks_a_damaged_image(tmp_path):
 def test_a_sheet_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"cannot be written to: .*sheet\.png"):
-        contact_sheet(dataset(tmp_path), tmp_path / "file" / "sheet.png")
+        contact_sheet(dataset(tmp_path), str(tmp_path / "file" / "sheet.png"))
+
+
+@pytest.mark.parametrize(("name", "image_format"), [("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.JPEG", "JPEG")])
+def test_a_sheet_is_what_its_name_says(tmp_path, name, image_format):
+    contact_sheet(dataset(tmp_path), str(tmp_path / name))
+    with Image.open(tmp_path / name) as sheet:
+        assert sheet.format == image_format
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("sheet.gif", "PNG or JPEG file: sheet.gif; end it in .png"), ("s3://sheet.png", "names no bucket")],
+)
+def test_a_sheet_that_cannot_be_is_refused(tmp_path, monkeypatch, address, message):
+    data = dataset(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RetinaRayError, match=message):
+        contact_sheet(data, address)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_damaged_shard_fails_the_command_after_its_report(tmp_path, capsys):
+    data = dataset(tmp_path, encoding="raw")
+    folder = str(tmp_path / "raw")
+    assert run(["data", "inspect", folder]) == 0
+    shard = flip_a_byte_of(data, 10, tmp_path)
+    assert run(["data", "inspect", folder]) == 2
+    assert f"a damaged shard, make the data set again: {shard}" in capsys.readouterr().out
+    assert run(["data", "inspect", folder, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["damaged_shards"] == [shard]
