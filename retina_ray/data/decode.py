@@ -57,7 +57,9 @@ def decode_photograph(data: bytes, *, name: str, target: int | None = None) -> n
     """Decode a JPEG, PNG, TIFF, BMP, WebP or DICOM file as it is to be looked at: upright, RGB, 8 bits.
 
     The format is told by the first bytes, never by the name. The dimensions are checked in the header, before memory
-    is spent on pixels. A JPEG is decoded strictly: bit rot that other decoders turn into garbage pixels is an error.
+    is spent on pixels. A JPEG is decoded strictly: where it is truncated, lacks its end, holds invalid codes or has its
+    restart markers in the wrong order, of which other decoders make garbage pixels, that is an error. It has no
+    checksum, though: rot that leaves all codes valid, as most single flipped bits do, cannot be seen.
 
     Args:
         data: the file.

@@ -173,6 +173,13 @@ def rotten(data: bytes) -> bytes:
     return data[:middle] + noise + data[middle + 200 :]
 
 
+def restarts_swapped(picture: np.ndarray) -> bytes:
+    data = bytearray(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])[1].tobytes())
+    second, third = data.index(b"\xff\xd1") + 1, data.index(b"\xff\xd2") + 1
+    data[second], data[third] = data[third], data[second]
+    return bytes(data)
+
+
 PYTHON_WORDS = re.compile("object (at|has)|at 0x")
 NOISE = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
 
@@ -185,7 +192,8 @@ REFUSED = {
     "jpeg, half": (jpeg(NOISE)[: len(jpeg(NOISE)) // 2], "JPEG file is damaged"),
     "jpeg without its end": (jpeg(NOISE)[:-2], "JPEG file is damaged"),
     "jpeg, header only": (jpeg(NOISE)[:100], "JPEG file is damaged"),
-    "jpeg with bit rot": (rotten(jpeg(NOISE)), "JPEG file is damaged"),
+    "jpeg with invalid codes": (rotten(jpeg(NOISE)), "JPEG file is damaged"),
+    "jpeg, restarts in the wrong order": (restarts_swapped(NOISE), "JPEG file is damaged"),
     "png, half": (saved(Image.fromarray(NOISE), "PNG")[:50_000], "PNG file is damaged"),
     "png with bit rot": (rotten(saved(Image.fromarray(NOISE), "PNG")), "PNG file is damaged"),
     "tiff, half": (saved(Image.fromarray(NOISE), "TIFF")[:50_000], "TIFF file is damaged"),
@@ -217,6 +225,12 @@ def test_what_is_no_sound_photograph_is_refused_with_its_name_and_cause(case):
     assert caught.value.fix
     assert isinstance(caught.value, DataError)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_jpeg_has_no_checksum_so_a_wrong_bit_may_pass(picture):
+    data = bytearray(jpeg(picture))
+    data[len(data) // 2] ^= 1
+    assert decode_photograph(bytes(data), name="eye").shape == picture.shape
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "TIFF", "BMP", "WEBP", "DICOM"])
