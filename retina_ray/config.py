@@ -151,7 +151,8 @@ class RuntimeConfig(Section):
     cache: str = "~/.cache/retina-ray"
     """Node-local folder for shards of remote data sets."""
     cache_gb: float = Field(default=200.0, gt=0)
-    """Size of that folder in GB; data sets that nobody reads make room, the longest unused first."""
+    """Size of that folder in GB; data sets that nobody reads make room, the longest unused first. A larger data set is
+    kept nevertheless, as long as the disk has room."""
     log_every: int = Field(default=10, ge=1)
     """Steps between progress records; also when time-based checkpoints and GPU-side failures are looked at."""
     max_failures: int = Field(default=3, ge=0)

@@ -1,6 +1,7 @@
 """``retina-ray data``: make, convert and look at data sets."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -130,6 +131,10 @@ def ingest(
         splits = read_split_file(file)
         _tell(f"names in {file} that fit no photograph", unused(rows, splits))
         rows = prescribe(rows, splits, file)
+    elif kept := Counter(row.split for row in rows if row.split is not None):
+        counts = ", ".join(f"{count} {name}" for name, count in kept.items())
+        say = f"the splits of the source are kept: {counts}; --split deals the rest, and validation where it has none"
+        error_console().print(say, style="yellow", markup=False, soft_wrap=True)
     with _work(address, workers) as work, counting("reading") as progress:
         summary = run_ingest(
             rows,

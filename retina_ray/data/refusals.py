@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from retina_ray.data.sources.base import SourceRow
 
-_FIXES = {
+FIXES = {
     "label without image": "put the file there, or delete the line",
     "image without label": "add its label to the table, or move the file away",
     "ungradable": "nothing: the publisher calls it so",
@@ -47,7 +47,7 @@ def refusal_of(row: SourceRow) -> Refusal | None:
     if row.refused is None:
         return None
     kind = row.refused.partition(":")[0]
-    return Refusal(kind, row.refused, _FIXES.get(kind, "see docs/data.md"))
+    return Refusal(kind, row.refused, FIXES.get(kind, "see docs/data.md"))
 
 
 def place_of(row: SourceRow) -> str:

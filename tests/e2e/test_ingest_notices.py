@@ -38,3 +38,13 @@ def test_names_in_a_split_file_that_fit_nothing_are_counted(folder: Path, capsys
     Path("splits.csv").write_text("\n".join(lines), encoding="utf-8")
     told = said(["dr", "out", "--adapter", "folder", "--task", "dr", "--split", "splits.csv"], capsys)
     assert told[1:] == [f"names in {folder.parent}/splits.csv that fit no photograph: 1 (nobody.jpg)"]
+
+
+def test_splits_of_the_source_that_outweigh_the_fractions_are_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["image,dr,split", *(f"dr/{n % 2}/eye{n}.jpg,1,{'test' if n > 5 else 'train'}" for n in range(8))]
+    Path("labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    command = ["labels.csv", "out", "--columns", "image=image,dr=dr,split=split", "--split", "0.8,0.2,0"]
+    (told,) = said(command, capsys)
+    assert told.startswith("the splits of the source are kept: 6 train, 2 test; --split deals the rest")
