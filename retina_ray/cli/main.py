@@ -8,6 +8,7 @@ import sys
 import traceback
 
 import typer
+from pydantic import ValidationError
 
 from retina_ray.cli import data, demo, evaluate, models, predict, recipes, report, train
 from retina_ray.cli.console import error_console
@@ -62,12 +63,20 @@ def run(arguments: list[str]) -> int:
         return _explain(error, str(error), code=2)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # wrong usage, as the parser found it
-            return _explain(error, f"{error.format_message()} See `retina-ray --help`.", code=2)
+            return _explain(error, _usage(error, error.format_message()), code=2)
         return _explain(error, f"unexpected {type(error).__name__}: {error} (--debug shows where)", code=1)
     if result == INTERRUPTED:  # Typer has turned a command's KeyboardInterrupt into it
         goes_on = arguments[:2] == ["data", "ingest"] or arguments[:1] == ["demo"] or "--resume" in arguments
         error_console().print(f"interrupted{'; the same command goes on' if goes_on else ''}", style="yellow")
     return result if isinstance(result, int) else 0
+
+
+def _usage(error: Exception, message: str) -> str:
+    """Return what the parser says, with the value that it means, which it may leave out."""
+    cause = error.__cause__
+    value = str(cause.errors()[0]["input"]) if isinstance(cause, ValidationError) else ""
+    told = message.rstrip(".") + ("" if value in message else f": {value}")
+    return f"{told}. See `retina-ray --help`."
 
 
 def _explain(error: BaseException, message: str, *, code: int) -> int:

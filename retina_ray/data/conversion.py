@@ -110,7 +110,9 @@ def convert_row(row: SourceRow, target: Target) -> Converted | Refusal:
         raise DataError("a worker does not find a file that was there", error.filename or name, fix) from error
     except OSError as error:
         reason = str(error.strerror or error) + _of_drawing(error.filename or name, name)
-        return Refusal(UNREADABLE, reason, "check its permissions, and start again")
+        is_folder = isinstance(error, IsADirectoryError)
+        fix = "name a photograph, not a folder" if is_folder else "check its permissions, and start again"
+        return Refusal(UNREADABLE, reason, fix)
 
 
 def _drawing(file: Path) -> Drawing:

@@ -193,7 +193,9 @@ def _rim(grey: Pixels, name: str) -> Points:
     surround = float(np.percentile(frame, 1))  # so low because the corners' tips may be all that is dark
     fundus = float(np.percentile(grey, 97))  # so high because the smallest disc covers but a few per cent
     if fundus - surround < _MIN_CONTRAST:
-        raise NoFundusError("the photograph is uniform", name, _FIX)
+        framed_brightly = surround - float(grey.min()) >= _MIN_CONTRAST  # as a page is
+        what = "the photograph shows no dark surround" if framed_brightly else "the photograph is uniform"
+        raise NoFundusError(what, name, _FIX)
     level = surround + max(_MIN_CONTRAST / 2, _RIM_LEVEL * (fundus - surround))
     _, bright = cv2.threshold(cv2.GaussianBlur(grey, (5, 5), 0), level, 255, cv2.THRESH_BINARY)
     bright = cv2.morphologyEx(bright, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))

@@ -9,7 +9,7 @@ from retina_ray.data.sources.base import SourceRow
 
 FIXES = {
     "label without image": "put the file there, or delete the line",
-    "image without label": "add its label to the table, or move the file away",
+    "image without label": "label it as the others are, or move the file away",
     "ungradable": "nothing: the publisher calls it so",
     "no label": "add a grade, or nothing if it has none",
     "no label of ours": "nothing, unless docs/data.md should map this label",
@@ -47,6 +47,8 @@ def refusal_of(row: SourceRow) -> Refusal | None:
     if row.refused is None:
         return None
     kind = row.refused.partition(":")[0]
+    if kind == "no such grade" and row.line is None:
+        return Refusal(kind, row.refused, "move it into the folder of its grade, or away")
     return Refusal(kind, row.refused, FIXES.get(kind, "see docs/data.md"))
 
 

@@ -29,6 +29,8 @@ WRONG = [
     (["data", "ingest", "table.csv", "out", *COLUMNS, "--split", "0.5,nan,0.5"], ["0.5,nan,0.5", "0.5,0.25,0.25"]),
     (["data", "ingest", "table.csv", "out", *COLUMNS, "--split", "inf,1,1"], ["inf,1,1", "0.5,0.25,0.25"]),
     (["data", "ingest", "table.csv", "out", *COLUMNS, "--seed", "-1"], ["--seed", "0"]),
+    (["data", "ingest", "table.csv", "out", *COLUMNS, "--size", "5000"], ["'--size'", "to 2048: 5000. See"]),
+    (["data", "ingest", "table.csv", "out", *COLUMNS, "--encoding", "gif"], ["'gif' is not", "'raw'. See"]),
     (["data", "ingest", "table.csv", "table.csv", *COLUMNS], ["table.csv", "name a folder"]),
     (["data", "ingest", "table.csv", "table.csv/a/b", *COLUMNS], ["table.csv/a/b", "may write"]),
     (["data", "ingest", "photos", "out", "--adapter", "folder", *COLUMNS], ["image=photo,dr=grade", "--columns"]),

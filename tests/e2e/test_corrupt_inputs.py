@@ -49,7 +49,7 @@ CASES: dict[str, tuple[bytes | None, str, str, str, str | None, str]] = {
     "text.jpg": (b"not an image", "1", "p4", "", "damaged image", "no image of a known format"),
     "bomb.png": (bomb(), "1", "p5", "", "damaged image", "the image is too large"),
     "black.jpg": (simplejpeg.encode_jpeg(np.zeros((200, 200, 3), np.uint8)), "1", "p6", "", "no fundus", "uniform"),
-    "paper.jpg": (page(), "1", "p7", "", "no fundus", ""),
+    "paper.jpg": (page(), "1", "p7", "", "no fundus", "the photograph shows no dark surround"),
     "missing.jpg": (None, "1", "p8", "", "label without image", "missing.jpg"),
     "unlisted.jpg": (photograph(2), "unlisted", "", "", "image without label", "labels.csv does not list it"),
     "grade7.jpg": (photograph(3), "7", "p9", "", "no such grade", "task dr has 0..4, not 7"),

@@ -267,6 +267,19 @@ def test_a_damaged_drawing_is_named_and_its_photograph_not_blamed(tmp_path):
     assert entry["reason"].endswith(f": the lesion drawing {drawing}")
 
 
+def test_what_to_do_fits_where_the_row_is_from(tmp_path):
+    rows = sample(tmp_path / "in", 6)
+    rows[0] = replace(rows[0], image=tmp_path / "in")
+    rows[1] = rows[1].refuse("no such grade: task dr has 0..4, not 7")
+    rows[2] = replace(rows[1], line=None, image_id="of a folder")
+    made(rows, tmp_path / "out")
+    assert [(entry["kind"], entry["what to do"]) for entry in quarantine(tmp_path / "out")] == [
+        ("unreadable file", "name a photograph, not a folder"),
+        ("no such grade", "correct the grade, or empty the cell"),
+        ("no such grade", "move it into the folder of its grade, or away"),
+    ]
+
+
 def test_twins_share_their_lesions(tmp_path):
     rows = sample(tmp_path / "in", 40)
     cv2.imwrite(str(tmp_path / "ma.tif"), np.full((100, 120), 255, np.uint8))

@@ -58,8 +58,9 @@ ROW = "photos/eye_00.jpg,1\n"
         ("file,dr_grad\n" + ROW, COLUMNS, "lacks a column: dr_grade; did you mean 'dr_grad'"),
         ("file,zzz\n" + ROW, COLUMNS, "lacks a column: dr_grade; it has file, zzz"),
         ("file,dr_grade\n", COLUMNS, "no rows"),
-        ("", COLUMNS, "lacks a column: file"),
-        (ROW, {"image": "file"}, "of the images and of a task"),
+        ("", COLUMNS, "the table is empty: .*labels.csv; export it again"),
+        (ROW, {"image": "file"}, "of the images and of a task must be named: image=file; write --columns image="),
+        (ROW, {}, "must be named: none is; write --columns image="),
         ("file,dr_grade\nno.jpg,1\nno2.jpg,1\n", COLUMNS, r"none of the 2 images .*no.jpg; paths are relative"),
     ],
 )

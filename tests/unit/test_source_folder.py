@@ -26,8 +26,10 @@ def test_folder_layouts(tmp_path):
     assert all(row.group_id == row.image_id for row in rows)
     one_task = read_folder(tmp_path / "set" / "dr", task="dr", name="clinic")
     assert [(row.image_id, row.grades) for row in one_task][-1] == ("3/b.JPG", {"dr": 3})
-    with pytest.raises(DataError, match="of which task"):
+    with pytest.raises(DataError, match=r"of which task is not said: .*/set/dr; add --task NAME"):
         read_folder(tmp_path / "set" / "dr")
+    with pytest.raises(DataError, match=r"this folder is no grade: .*/set/amd; leave --task out"):
+        read_folder(tmp_path / "set", task="dr")
 
 
 def test_files_that_are_no_photographs_by_their_names_are_told(tmp_path):

@@ -40,11 +40,15 @@ def read_csv(path: Path, *, columns: Mapping[str, str], name: str | None = None)
     """
     tasks = [key for key in columns if key not in ("image", *OPTIONAL_COLUMNS)]
     if "image" not in columns or not tasks:
-        raise DataError("the columns of the images and of a task must be named", dict(columns), "add image=... dr=...")
+        named = ",".join(f"{ours}={theirs}" for ours, theirs in columns.items()) or "none is"
+        fix = "write --columns image=...,dr=..."
+        raise DataError("the columns of the images and of a task must be named", named, fix)
     source = name or path.stem
     try:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-        _check_columns(reader.fieldnames or [], columns, path)
+        if not reader.fieldnames:
+            raise DataError("the table is empty", str(path), "export it again")
+        _check_columns(reader.fieldnames, columns, path)
         rows = [_row(cells, columns, tasks, path=path, line=line, source=source) for line, cells in _numbered(reader)]
     except csv.Error as error:
         raise DataError("the table is no CSV in UTF-8", f"{path} ({error})", "export it again") from error

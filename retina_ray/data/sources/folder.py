@@ -37,8 +37,8 @@ def read_folder(root: Path, *, task: str | None = None, name: str | None = None)
     """
     if not root.is_dir():
         raise DataError("there is no such folder", str(root), "check the path")
-    if task is None and any(folder.name.isdecimal() for folder in _folders(root)):
-        raise DataError("the folders are grades, but of which task is not said", str(root), "name the task")
+    if task is None and _holds_grades(root):
+        raise DataError("the folders are grades, but of which task is not said", str(root), "add --task NAME")
     tasks = {task: root} if task is not None else {folder.name: folder for folder in _folders(root)}
     source = name or root.name or root.resolve().name
     rows = [
@@ -84,9 +84,14 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
+def _holds_grades(folder: Path) -> bool:
+    return any(inner.name.isdecimal() for inner in _folders(folder))
+
+
 def _graded(folder: Path) -> Iterator[tuple[int, Path]]:
     for graded in _folders(folder):
         if not graded.name.isdecimal():
-            raise DataError("this folder is no grade", str(graded), "name it 0, 1, 2, ... or move it away")
+            fix = "leave --task out" if _holds_grades(graded) else "name it 0, 1, 2, ... or move it away"
+            raise DataError("this folder is no grade", str(graded), fix)
         for image in photographs_in(graded):
             yield int(graded.name), image
