@@ -3,9 +3,10 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -162,27 +163,52 @@ def stage_display() -> Iterator[StageDisplay]:
 
 
 @contextmanager
-def counting(description: str) -> Iterator[Any]:
+def counting(description: str) -> Iterator[Callable[[int, int], None]]:
     """Show the progress of something countable: how far, how fast, how long still.
 
     Yields the function to call with (done, total); lines instead of a bar where standard error is no terminal.
     """
+    with counting_phases() as update:
+        update(description, 0, 0)
+        yield partial(update, description)
+
+
+@contextmanager
+def counting_phases() -> Iterator[Callable[[str, int, int], None]]:
+    """As `counting`, for work in phases of a pace of their own.
+
+    Yields the function to call with (phase, done, total), a phase's first time when it begins.
+    """
     out = error_console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
-    begun, shown = time.monotonic(), -1
-
+    counts: dict[str, _Count] = {}
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
-        bar = progress.add_task(description, pace="")
 
-        def update(done: int, total: int) -> None:
-            nonlocal shown
-            rate = done / max(time.monotonic() - begun, 1e-9)
-            left = timedelta(seconds=round((total - done) / max(rate, 1e-9)))
-            pace = f"{rate:.1f} images/s, {left} left"
-            progress.update(bar, completed=done, total=total, pace=pace)
-            tenth = 10 * done // max(1, total)
-            if not out.is_terminal and tenth > shown:
-                shown = tenth
-                out.print(f"{description}: {done}/{total}, {pace}", markup=False)
+        def update(phase: str, done: int, total: int) -> None:
+            if phase not in counts:
+                counts[phase] = _Count(phase, out, progress)
+            counts[phase].show(done, total)
 
         yield update
+
+
+class _Count:
+    """One bar of `counting`, or its lines."""
+
+    def __init__(self, description: str, out: Console, progress: Progress) -> None:
+        self._description, self._out, self._progress = description, out, progress
+        self._bar = progress.add_task(description, pace="")
+        self._begun, self._shown = time.monotonic(), -1
+
+    def show(self, done: int, total: int) -> None:
+        pace = self._pace(done, total) if done else ""
+        self._progress.update(self._bar, completed=done, total=total or None, pace=pace)
+        tenth = 10 * done // max(1, total)
+        if total and not self._out.is_terminal and tenth > self._shown:
+            if done:  # else the first photographs would wait for the second tenth
+                self._shown = tenth
+            self._out.print(f"{self._description}: {done}/{total}{', ' if pace else ''}{pace}", markup=False)
+
+    def _pace(self, done: int, total: int) -> str:
+        rate = done / max(time.monotonic() - self._begun, 1e-9)
+        return f"{rate:.1f} images/s, {timedelta(seconds=round((total - done) / rate))} left"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from retina_ray.cli.console import console, counting, error_console, print_json
+from retina_ray.cli.console import console, counting, counting_phases, error_console, print_json
 from retina_ray.cli.options import AsJson
 from retina_ray.data.schema import KNOWN_TASKS, Task
 from retina_ray.errors import ConfigError
@@ -135,7 +135,7 @@ def ingest(
         counts = ", ".join(f"{count} {name}" for name, count in kept.items())
         say = f"the splits of the source are kept: {counts}; --split deals the rest, and validation where it has none"
         error_console().print(say, style="yellow", markup=False, soft_wrap=True)
-    with _work(address, workers) as work, counting("reading") as progress:
+    with _work(address, workers) as work, counting_phases() as progress:
         summary = run_ingest(
             rows,
             out,

@@ -8,7 +8,7 @@ one photograph (``conversion``), and workers on other machines (``orchestration.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,8 @@ LOCK = "lock"
 QUARANTINE = "quarantine.csv"
 """Lists every refused photograph beside the data set, and every warning: file, line, kind, reason, what to do."""
 
-Progress = Callable[[int, int], None]
-"""Called with the photographs done and their total."""
+Progress = Callable[[str, int, int], None]
+"""Called with the phase (checking, reading, comparing, writing), the photographs done in it and their total."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def ingest(
     work: Work = serially,
     strict: bool = False,
     overwrite: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda phase, done, total: None,
 ) -> IngestSummary:
     """Make a data set of photographs; called again after a kill, it goes on with what is missing.
 
@@ -87,7 +87,7 @@ def ingest(
         work: how the parts are made; see `data.workers`.
         strict: raise at the first photograph that is to be listed, instead of listing it.
         overwrite: replace an earlier result in ``out``, once the new one is ready to be written.
-        progress: called after each part.
+        progress: called when a phase begins, and as it goes on; what an earlier start has read is only checked.
 
     Raises:
         DataError: nothing is left to store, ``out`` is taken, or, if ``strict``, a photograph is to be listed.
@@ -108,9 +108,11 @@ def ingest(
         before = _manifest(store)
         if not any(rows[index].is_labelled for index in usable):
             raise _nothing_left(store, rows, refused, before)
-        _convert(parts, work, progress, strict=strict)
+        _convert(parts, work, progress, known=store.child(PARTS).list(), strict=strict)
         _check_unchanged(store, before)
+        progress("comparing", 0, len(usable))
         verdict = _decide(rows, usable, refused, parts, tasks=tasks, fractions=fractions, seed=seed)
+        progress("comparing", len(usable), len(usable))
         if strict:
             _raise_first(rows, {**verdict.division.warnings, **verdict.refused})
         _check_unchanged(store, before)
@@ -126,8 +128,11 @@ def ingest(
             source=", ".join(sorted({row.source for row in rows})),
             preprocessing=PREPROCESSING_VERSION,
         ) as writer:
-            for row in _stored_rows(rows, verdict, parts, image_size):
+            left = len(rows) - len(verdict.refused)
+            progress("writing", 0, left)
+            for done, row in enumerate(_stored_rows(rows, verdict, parts, image_size), start=1):
                 writer.add(row)
+                progress("writing", done, left)
         manifest = writer.close()
         if len(rows) != manifest.rows + len(verdict.refused):
             raise AssertionError(f"{len(rows)} rows became {manifest.rows} and {len(verdict.refused)} refused ones")
@@ -207,16 +212,23 @@ def _check_out(store: Store, parts: Sequence[Part], overwrite: bool) -> None:
         raise DataError("a data set is already there", store.uri, "choose another folder, or add --overwrite")
 
 
-def _convert(parts: Sequence[Part], work: Work, progress: Progress, *, strict: bool) -> None:
-    total = sum(len(part.rows) for part in parts)
-    done = 0
+def _convert(parts: Sequence[Part], work: Work, progress: Progress, *, known: Collection[str], strict: bool) -> None:
+    """Make the parts; those of known names need but a look, and their pace says nothing of the others'."""
+    phases = {part.name: "checking" if part.name in known else "reading" for part in parts}
+    totals: Counter[str] = Counter()
+    for part in parts:
+        totals[phases[part.name]] += len(part.rows)
+    for phase, total in totals.items():
+        progress(phase, 0, total)
+    done: Counter[str] = Counter()
     with closing(work(ensure_part, parts)) as finished:
         for part in finished:
-            done += len(part.rows)
+            phase = phases[part.name]
+            done[phase] += len(part.rows)
             if strict:
                 refused = {row: finding.refusal for row, finding in enumerate(findings(part)) if finding.refusal}
                 _raise_first(part.rows, refused)
-            progress(done, total)
+            progress(phase, done[phase], totals[phase])
 
 
 def _decide(

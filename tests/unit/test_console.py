@@ -3,10 +3,11 @@
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from retina_ray.cli.console import StageDisplay
+from retina_ray.cli.console import StageDisplay, counting, counting_phases
 
 
 def shown(*records: dict[str, Any]) -> str:
@@ -33,3 +34,31 @@ def test_a_reused_stage_shows_no_time_of_another_run() -> None:
     assert text.count("teacher-dr") == 1
     assert "4711" not in text
     assert "finished in 5 s" in text
+
+
+def test_phases_begin_with_their_names_and_have_a_pace_of_their_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr("retina_ray.cli.console.time.monotonic", lambda: clock)
+    with counting_phases() as update:
+        update("reading", 0, 100)
+        clock = 10.0
+        update("reading", 50, 100)
+        update("comparing", 0, 40)
+        clock = 12.0
+        update("comparing", 40, 40)
+    assert capsys.readouterr().err.splitlines() == [
+        "reading: 0/100",
+        "reading: 50/100, 5.0 images/s, 0:00:10 left",
+        "comparing: 0/40",
+        "comparing: 40/40, 20.0 images/s, 0:00:00 left",
+    ]
+
+
+def test_a_count_has_a_line_per_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    with counting("drawing") as update:
+        for done in range(1, 101):
+            update(done, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines] == [f"drawing: {done}/100" for done in (1, *range(10, 101, 10))]

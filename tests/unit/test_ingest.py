@@ -370,9 +370,16 @@ def test_workers_must_be_positive():
 
 
 def test_progress_counts_what_is_converted(tmp_path):
-    done: list[tuple[int, int]] = []
-    made(sample(tmp_path / "in", PART_ROWS + 5), tmp_path / "out", progress=lambda *position: done.append(position))
-    assert done == [(PART_ROWS, PART_ROWS + 5), (PART_ROWS + 5, PART_ROWS + 5)]
+    rows = sample(tmp_path / "in", PART_ROWS + 5)
+    rows[3].image.write_bytes(b"")
+    done: list[tuple[str, int, int]] = []
+    made(rows, tmp_path / "out", progress=lambda *position: done.append(position))
+    number = len(rows)
+    assert done[:5] == [
+        *(("reading", count, number) for count in (0, PART_ROWS, number)),
+        *(("comparing", count, number) for count in (0, number)),
+    ]
+    assert done[5:] == [("writing", count, number - 1) for count in range(number)]
 
 
 def test_every_idrid_photograph_arrives_with_its_grades(tmp_path, shared_dir):

@@ -68,6 +68,21 @@ def test_an_interrupted_ingest_goes_on_and_ends_the_same(tmp_path):
     assert tree(out) == tree(tmp_path / "whole")
 
 
+def test_what_an_earlier_start_has_read_is_no_part_of_the_pace(tmp_path):
+    rows = sample(tmp_path / "in", 2 * PART_ROWS + 5)
+    with pytest.raises(Killed):
+        made(rows, tmp_path / "out", work=killed_after(1))
+    done: list[tuple[str, int, int]] = []
+    made(rows, tmp_path / "out", progress=lambda *position: done.append(position))
+    assert [position for position in done if position[0] == "checking"] == [
+        ("checking", 0, PART_ROWS),
+        ("checking", PART_ROWS, PART_ROWS),
+    ]
+    assert [count for phase, *count in done if phase == "reading"] == [
+        [count, PART_ROWS + 5] for count in (0, PART_ROWS, PART_ROWS + 5)
+    ]
+
+
 def test_a_file_that_changed_in_between_is_read_again(tmp_path):
     rows = sample(tmp_path / "in", PART_ROWS + 2)
     with pytest.raises(Killed):
@@ -128,7 +143,7 @@ def command(folder: Path) -> list[str]:
 def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path):
     arguments = command(tmp_path)
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        said = [next(line for line in process.stderr if line.startswith("reading: "))]
+        said = [next(line for line in process.stderr if "images/s" in line)]
         os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the workers too
         said += process.stderr.readlines()
     assert process.returncode == 130
