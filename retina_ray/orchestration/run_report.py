@@ -13,11 +13,10 @@ from retina_ray.data.schema import Task
 from retina_ray.data.selection import Selection
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.errors import DataError, RetinaRayError
-from retina_ray.orchestration import report_sall
+from retina_ray.orchestration import report_deepmt, report_sall
 from retina_ray.orchestration.preparation import open_dataset
 from retina_ray.orchestration.run_folder import RunFolder, summarise_test
 from retina_ray.report.build import ReportData, write_report
-from retina_ray.report.figures import CamPanel
 from retina_ray.training.artifact import HISTORY, Artifact
 from retina_ray.training.stage import select_rows
 
@@ -57,7 +56,8 @@ def gather(folder: RunFolder) -> ReportData:
         predictions=predictions,
         histories={name: artifact.history() for name, artifact in trained.items()},
         timings={name: artifact.facts["timing"] for name, artifact in trained.items()},
-        cam_panels=panels,
+        stage_tests={} if isinstance(config.method, SallConfig) else report_deepmt.tests(trained),
+        **panels,
         soft_labels=_soft_labels(config, artifacts),
         data_counts=counts,
         environment=described["environment"],
@@ -71,21 +71,22 @@ def gather(folder: RunFolder) -> ReportData:
 
 def _from_images(
     config: RunConfig, fingerprint: str, trained: Mapping[str, Artifact]
-) -> tuple[Counts, list[CamPanel], list[str]]:
-    """Return what the data set tells: graded images, panels, and notes on what had to be left out."""
+) -> tuple[Counts, dict[str, Any], list[str]]:
+    """Return what the data set tells: graded images, the report's panels by field, and notes on what is left out."""
     try:
         dataset = _dataset_of_run(config, fingerprint)
         selection = select_rows(config, dataset)
     except RetinaRayError as error:
-        return {}, [], [f"Left out: the numbers of graded images and the panels of test images ({error})."]
+        return {}, {}, [f"Left out: the numbers of graded images and the panels of test images ({error})."]
     counts = _count_grades(selection, dataset.tasks)
-    if not isinstance(config.method, SallConfig):
-        return counts, [], []
-    notes = report_sall.notes(config.method)
+    sall = isinstance(config.method, SallConfig)
+    notes = report_sall.notes(config.method) if isinstance(config.method, SallConfig) else []
     try:
-        return counts, report_sall.cross_task_panels(config, dataset, selection, trained), notes
+        if sall:
+            return counts, {"cam_panels": report_sall.cross_task_panels(config, dataset, selection, trained)}, notes
+        return counts, {"lesion_panels": report_deepmt.panels(config, dataset, selection, trained)}, notes
     except RetinaRayError as error:
-        return counts, [], [*notes, f"Left out: the panels of test images ({error})."]
+        return counts, {}, [*notes, f"Left out: the panels of test images ({error})."]
 
 
 def _soft_labels(config: RunConfig, artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ and reading a run's folder (``orchestration``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from retina_ray.metrics.grading import confusion_matrix
 from retina_ray.metrics.probabilities import DEFAULT_BINS
 from retina_ray.metrics.summary import TaskSummary
 from retina_ray.metrics.table import Predictions, select
-from retina_ray.report import figures, progress_figures, tables
+from retina_ray.report import deepmt_figures, figures, progress_figures, tables
 from retina_ray.report.html import InlineFigure, InlineImage, figure_uri, render
 from retina_ray.report.tables import Cell, Row, display_name
 
@@ -41,6 +41,8 @@ class ReportData:
         cam_panels: cross-task Grad-CAM, may be empty.
         soft_labels: ``task``, ``temperature``, ``mean_max``, ``mean_variance`` each, may be empty.
         data_counts: images per visible grade, by split and task of the run; empty where they are not known.
+        lesion_panels: DeepMT-DR's test images, may be empty.
+        stage_tests: figures of each stage on the test split beyond grading, by stage; may be empty.
         environment: versions and machine; may be nested.
         notes: what the reader should know, such as what was left out.
         baseline: the model that the others are compared with.
@@ -57,11 +59,13 @@ class ReportData:
     predictions: pa.Table
     histories: Mapping[str, Sequence[Mapping[str, Any]]]
     timings: Mapping[str, Mapping[str, float]]
-    cam_panels: Sequence[figures.CamPanel]
     soft_labels: Sequence[Mapping[str, Any]]
     data_counts: Mapping[str, Mapping[str, Sequence[int]]]
     environment: Mapping[str, Any]
     notes: Sequence[str]
+    cam_panels: Sequence[figures.CamPanel] = ()
+    lesion_panels: Sequence[deepmt_figures.LesionPanel] = ()
+    stage_tests: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     baseline: str = "single_task"
     split: str = "test"
     level: float = 0.95
@@ -130,9 +134,15 @@ def _context(data: ReportData) -> dict[str, Any]:
         "findings": [_finding(difference, summaries) for difference in differences],
         "main_table": tables.to_html(tables.comparison_rows(summaries, differences, baseline=data.baseline)),
         "notes": data.notes,
-        "figures": [*_result_figures(data, shown), *_progress_figures(data)],
+        "figures": [
+            *_result_figures(data, shown),
+            *_lesion_figures(data.lesion_panels),
+            *_progress_figures(data),
+        ],
         "all_metrics": tables.to_html(tables.metric_rows(summaries)),
         "timing_table": tables.to_html(_timing_rows(data.timings)),
+        "restoration_table": tables.to_html(deepmt_figures.restoration_rows(data.stage_tests)),
+        "lesion_table": tables.to_html(deepmt_figures.lesion_rows(data.stage_tests)),
         "soft_label_table": tables.to_html(_soft_label_rows(data.soft_labels)),
         "data_table": tables.to_html(_data_rows(data.data_counts)),
         "config": data.config_yaml,
@@ -218,6 +228,22 @@ def _result_figures(data: ReportData, shown: Shown) -> Iterator[InlineFigure]:
             "Above the image with its own grade, below what drives the prediction of a network that was trained on "
             "another task: bright counts most. Shared lesions are what the synergic labels pass on.",
             [InlineImage("", figure_uri(figures.cam_panels(data.cam_panels)))],
+        )
+
+
+def _lesion_figures(panels: Sequence[deepmt_figures.LesionPanel]) -> Iterator[InlineFigure]:
+    if panels:
+        yield InlineFigure(
+            "From low to high resolution",
+            "A detail of each image where its lesions are. Restored should show what bicubic enlargement blurs, above "
+            "all small dark dots, and nothing that the high-resolution image does not have.",
+            [InlineImage("", figure_uri(deepmt_figures.restoration(panels)))],
+        )
+        yield InlineFigure(
+            "Lesions and evidence",
+            "Found lesions come from the restored image; the evidence map shows where the grade comes from, bright "
+            "counts most. It should lie on lesions, not on the optic disc or the rim.",
+            [InlineImage("", figure_uri(deepmt_figures.lesions(panels)))],
         )
 
 

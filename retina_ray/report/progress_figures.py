@@ -21,6 +21,11 @@ PHASES = ("first_batch", "data_wait", "compute", "checkpoint", "validation", "re
 
 _PHASE_COLOURS = ("#AA4499", "#D55E00", "#0072B2", "#8C6D00", "#009E73", "#56B4E9", "#8a96a3")
 _PANELS_PER_ROW = 3
+_SCORE = "validation score (0 to 1)"
+_QUANTITIES = {"validation_ap_": "validation average precision", "validation_auc_": "validation ROC area"}
+_TABLES_ONLY = ("validation_image_ap_", "validation_chance_")
+_LOGARITHMIC_FROM = 100.0
+"""Quotient of the largest and smallest loss from which a linear axis would flatten all but one."""
 
 
 def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
@@ -69,11 +74,15 @@ def _epochs(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _groups(epochs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return the keys to draw by axis label, in order; quantities of other units get a panel of their own."""
     keys = list(dict.fromkeys(key for record in epochs for key in record if key.startswith(("train_", "validation_"))))
+    keys = [key for key in keys if not key.startswith(_TABLES_ONLY)]
     losses = [key for key in keys if key.startswith("train_") or "loss" in key]
     # The criterion adds up the validation losses: beside them it would only flatten their curves.
     rest = [key for key in keys if key not in losses and key != "validation_criterion"]
     scores = [key for key in rest if np.nan_to_num(np.abs(_values(epochs, key))).max() <= 1.0]
-    groups = {"loss": losses, "validation score (0 to 1)": scores}
+    groups = {"loss": losses}
+    for key in scores:
+        quantity = next((label for prefix, label in _QUANTITIES.items() if key.startswith(prefix)), _SCORE)
+        groups.setdefault(quantity, []).append(key)
     groups |= {key.replace("_", " "): [key] for key in rest if key not in scores}
     if any("lr" in record for record in epochs):
         groups["learning rate"] = ["lr"]
@@ -100,6 +109,10 @@ def _curves(axes: Axes, epochs: Sequence[Mapping[str, Any]], keys: Sequence[str]
             linewidth=1.8,
             label=plain(key.replace("_", " ")),
         )
+    values = np.abs(np.concatenate([_values(epochs, key) for key in keys]))
+    known = values[values > 0.0]
+    if any("loss" in key or key.startswith("train_") for key in keys) and known.size:
+        axes.set_yscale("log" if known.max() > _LOGARITHMIC_FROM * known.min() else "linear")
     if keys == ["lr"]:
         axes.set_ylim(bottom=0.0)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -108,7 +121,7 @@ def _curves(axes: Axes, epochs: Sequence[Mapping[str, Any]], keys: Sequence[str]
 def _subject(key: str) -> str:
     """Return what a key is about, its task or term, without split and quantity: empty for a total."""
     words = key.split("_")[1:]
-    while words and words[0] in ("loss", "criterion", "accuracy", "kappa", "quadratic", "linear", "auroc"):
+    while words and words[0] in ("loss", "criterion", "accuracy", "kappa", "quadratic", "linear", "auroc", "ap", "auc"):
         words = words[1:]
     return "_".join(words)
 

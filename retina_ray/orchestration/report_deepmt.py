@@ -1,0 +1,107 @@
+"""What the report of a DeepMT-DR run shows beyond any method's: images on their way through the three nets."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from retina_ray.config import RunConfig
+from retina_ray.config_method import DeepMTConfig
+from retina_ray.data.batch import Batch, denormalise, from_unit_range, to_unit_range
+from retina_ray.data.loader import Loader, Samples
+from retina_ray.data.order import Share
+from retina_ray.data.selection import Selection
+from retina_ray.data.shards import ShardedDataset
+from retina_ray.methods import catalogue
+from retina_ray.methods.deepmt.graph import StageNetwork
+from retina_ray.metrics.restoration import psnr
+from retina_ray.models.deepmt.resampling import degrade, upsample
+from retina_ray.report.deepmt_figures import LesionPanel
+from retina_ray.training.artifact import WEIGHTS, Artifact
+
+PANELS = 4
+
+
+def tests(trained: Mapping[str, Artifact]) -> dict[str, dict[str, float]]:
+    """Return each stage's figures on the test split."""
+    return {name: artifact.facts["test"] for name, artifact in trained.items()}
+
+
+def panels(
+    config: RunConfig, dataset: ShardedDataset, selection: Selection, trained: Mapping[str, Artifact]
+) -> list[LesionPanel]:
+    """Return the most severe test images, those with masks first, as the joint stage's nets see them."""
+    artifact = trained["joint"]
+    method = catalogue.build(config.method.name, artifact.settings)
+    network = method.build_model(initial_weights=False)
+    network.load_state_dict(load_tensors(artifact.read(WEIGHTS)))
+    assert isinstance(network, StageNetwork)
+    (task,) = config.method.tasks
+    batch = _batch(config, dataset, selection, _chosen(selection, task))
+    grades = next(each.grades for each in dataset.tasks if each.name == task)
+    with torch.no_grad():
+        return _drawn(config, network.eval(), batch, task, grades)
+
+
+def _chosen(selection: Selection, task: str) -> np.ndarray:
+    rows = selection.graded("test", [task])
+    order = np.lexsort((-selection.grades[task][rows], ~selection.has_mask[rows]))
+    return rows[order][:PANELS]
+
+
+def _batch(config: RunConfig, dataset: ShardedDataset, selection: Selection, rows: np.ndarray) -> Batch:
+    loader = Loader(
+        Samples(dataset, rows, selection.grades),
+        share=Share(rank=0, world=1, global_batch=len(rows), accumulate=1),
+        augmentation=None,
+        image_size=config.data.image_size,
+        backend="torch",
+        device=torch.device("cpu"),
+        seed=config.seed,
+        num_threads=1,
+        with_masks=True,
+        shuffle=False,
+    )
+    [[batch]] = loader.epoch(0)
+    loader.close()
+    return batch
+
+
+def _drawn(
+    config: RunConfig, network: StageNetwork, batch: Batch, task: str, grades: tuple[str, ...]
+) -> list[LesionPanel]:
+    assert isinstance(config.method, DeepMTConfig)
+    assert batch.masks is not None
+    nets, scale = network.nets, config.method.scale
+    high = to_unit_range(batch.images)
+    low = degrade(high, scale)
+    bicubic, restored = upsample(low, scale), nets.restore(low)
+    lesions = None if nets.segmentation is None else nets.segment(restored).softmax(dim=1)
+    output = nets.grade(restored, None if lesions is None else lesions[:, :-1])
+    evidence = network.evidence_map(restored, lesions)
+    predicted = output.logits.argmax(dim=1)
+    return [
+        LesionPanel(
+            low=_picture(low[index]),
+            bicubic=_picture(bicubic[index]),
+            restored=_picture(restored[index]),
+            high=_picture(high[index]),
+            lesions=None if lesions is None else lesions[index, :-1].numpy(),
+            masks=batch.masks[index].numpy() if batch.has_mask[index] else None,
+            evidence=None if evidence is None else evidence[index].numpy(),
+            psnr=(
+                float(psnr(bicubic[index : index + 1], high[index : index + 1])),
+                float(psnr(restored[index : index + 1], high[index : index + 1])),
+            ),
+            title=f"{grades[int(batch.grades[task][index])]}, graded {grades[int(predicted[index])]}",
+        )
+        for index in range(len(high))
+    ]
+
+
+def _picture(colours: Tensor) -> np.ndarray:
+    """Return colours (3, H, W) in [0, 1] as (H, W, 3) uint8."""
+    picture: np.ndarray = denormalise(from_unit_range(colours.unsqueeze(0)))[0]
+    return picture
