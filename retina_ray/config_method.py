@@ -242,6 +242,8 @@ class DeepMTConfig(Section):
     def _switches_fit(self) -> "DeepMTConfig":
         if self.scale == 1 and self.super_resolution.mode != "none":
             raise ValueError("scale = 1 leaves nothing to super-resolve; set method.super_resolution.mode=none")
+        if self.evidence.map == "guided_backprop" and self.grading.backbone == "inception_v3":
+            raise ValueError("inception_v3 has no ReLU modules to guide; choose another method.evidence.map")
         if self.evidence.map == "gmsv" and not self.grading.backbone.startswith(("resnet", "wide_resnet", "resnext")):
             raise ValueError("a map by gmsv needs a ResNet as method.grading.backbone")
         return self

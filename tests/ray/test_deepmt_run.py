@@ -15,7 +15,7 @@ from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.synthetic import write_synthetic
 from retina_ray.orchestration.bundle_evaluation import predict_dataset
 from retina_ray.orchestration.publish import Published, train_and_publish
-from retina_ray.orchestration.run_report import gather
+from retina_ray.orchestration.run_report import gather, report_run
 from retina_ray.recipes import load_recipe
 from retina_ray.serving.predictor import Predictor
 from retina_ray.training.artifact import WEIGHTS
@@ -89,8 +89,11 @@ def test_each_stage_reports_its_figures(published: Published) -> None:
 
 
 def test_a_run_in_process_gives_the_same_stages(published: Published, data: Path, tmp_path: Path) -> None:
-    alone = train_and_publish(a_config(data, tmp_path, runtime__workers=0, train__global_batch_size=4))
+    alone = train_and_publish(
+        a_config(data, tmp_path, runtime__workers=0, train__global_batch_size=4, tracking__enabled=True)
+    )
     assert alone.result.artifacts.keys() == published.result.artifacts.keys()
+    assert alone.version == 1
 
 
 def test_serving_predicts_what_was_evaluated(published: Published, data: Path) -> None:
@@ -138,3 +141,8 @@ def test_the_report_shows_the_run(published: Published) -> None:
     report = gather(published.result.folder)
     assert set(report.histories) == {"restoration", "grading", "joint"}
     assert report.soft_labels == []
+    assert len(report.lesion_panels) == 4
+    assert report.notes == []
+    page = Path(report_run(published.result.folder)).read_text(encoding="utf-8")
+    for heading in ("Restoration on the test split", "Lesions on the test split", "From low to high resolution"):
+        assert heading in page

@@ -24,6 +24,18 @@ def test_a_stage_that_ran_ends_with_its_time() -> None:
     assert "finished in 12 s" in shown(started, {"stage": "teacher-dr", "kind": "finished", "wall_s": 12.3})
 
 
+def test_an_epoch_shows_what_its_stage_measures() -> None:
+    record = {"kind": "epoch", "epoch": 2.0, "epochs": 8, "validation_criterion": 0.5, "images_per_second": 7.0}
+    text = shown(
+        {"stage": "restoration", "kind": "started"},
+        {**record, "stage": "restoration", "validation_psnr": 33.456, "validation_ap_MA": 0.123},
+        {**record, "stage": "grading", "validation_accuracy_dr": 0.4},
+    )
+    assert "PSNR 33.46 dB  AP MA 0.12" in text
+    assert "accuracy dr 40.0%" in text
+    assert text.count("PSNR") == text.count("accuracy") == 1
+
+
 def test_a_reused_stage_shows_no_time_of_another_run() -> None:
     text = shown(
         {"stage": "teacher-dr", "kind": "reused"},

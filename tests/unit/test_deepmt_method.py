@@ -273,7 +273,12 @@ def test_a_mask_of_another_size_is_refused() -> None:
     [
         ({"method.scale": 1}, "nothing to super-resolve"),
         ({"method.grading.backbone": "vgg11"}, "needs a ResNet"),
+        (
+            {"method.grading.backbone": "inception_v3", "method.evidence.map": "guided_backprop"},
+            "no ReLU modules to guide",
+        ),
         ({"method.segmentation.gamma": [1.0]}, "gamma needs depth"),
+        ({"method.loss.plane_weights": [0, 0, 0, 0, 0]}, "above 0 for one plane"),
         ({"method.grading.class_weights": [1, 1, 1, 1, 1]}, "loss=weighted"),
     ],
 )

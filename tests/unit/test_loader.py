@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retina_ray.data.augment import Augmentation
-from retina_ray.data.batch import normalise
+from retina_ray.data.batch import denormalise, from_unit_range, normalise, to_unit_range
 from retina_ray.data.decode import decode_image
 from retina_ray.data.loader import Loader, Samples
 from retina_ray.data.order import Share
@@ -147,6 +147,50 @@ def test_masks_follow_their_images(raw_set: ShardedDataset, backend: str) -> Non
             wrong = (batch.masks[:, 0] != bright)[batch.has_mask]
             assert wrong.float().mean() <= tolerance
         loader.close()
+
+
+def test_a_mask_that_is_not_to_be_used_is_not_there(raw_set: ShardedDataset) -> None:
+    used = raw_set.has_mask & (np.arange(len(raw_set)) < 6)
+    loader = Loader(
+        Samples(raw_set, np.arange(len(raw_set)), raw_set.grades, has_mask=used),
+        share=Share(rank=0, world=1, global_batch=4, accumulate=1),
+        augmentation=None,
+        image_size=SIZE,
+        backend="torch",
+        device=torch.device("cpu"),
+        seed=0,
+        num_threads=1,
+        with_masks=True,
+        shuffle=False,
+    )
+    for batch in flat(loader.epoch(0)):
+        assert batch.masks is not None
+        assert batch.has_mask.tolist() == used[batch.rows.numpy()].tolist()
+        assert not batch.masks[~batch.has_mask].any()
+    loader.close()
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "fixed"),
+    [(None, True), (Augmentation(scale=0, rotate90=False, flip=False, skew=0), True), (Augmentation(scale=0), False)],
+)
+def test_rows_are_fixed_where_nothing_changes_them(
+    raw_set: ShardedDataset, augmentation: Augmentation | None, fixed: bool
+) -> None:
+    loader = make(raw_set, "torch", augmentation=augmentation)
+    for batch in flat(loader.epoch(0)):
+        assert batch.fixed_rows == (tuple(batch.rows.tolist()) if fixed else None)
+    loader.close()
+
+
+def test_the_unit_range_is_the_colours_and_back(raw_set: ShardedDataset) -> None:
+    loader = make(raw_set, "torch")
+    for batch in flat(loader.epoch(0)):
+        colours = to_unit_range(batch.images)
+        pixels = torch.from_numpy(denormalise(batch.images)).permute(0, 3, 1, 2) / 255
+        torch.testing.assert_close(colours, pixels, rtol=0, atol=1e-6)
+        torch.testing.assert_close(from_unit_range(colours), batch.images.float(), rtol=0, atol=1e-5)
+    loader.close()
 
 
 def test_images_come_in_the_type_that_is_asked_for(raw_set: ShardedDataset) -> None:

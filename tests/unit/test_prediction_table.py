@@ -14,7 +14,15 @@ from retina_ray.errors import DataError
 from retina_ray.metrics.comparison import paired_differences
 from retina_ray.metrics.grading import METRICS, confusion_matrix, grading_metrics
 from retina_ray.metrics.summary import as_record, summarise
-from retina_ray.metrics.table import PREDICTION_SCHEMA, make_table, merge_shards, pool_runs, select, validate
+from retina_ray.metrics.table import (
+    PREDICTION_SCHEMA,
+    as_screening,
+    make_table,
+    merge_shards,
+    pool_runs,
+    select,
+    validate,
+)
 
 
 def predictions(
@@ -91,6 +99,19 @@ def test_select_takes_graded_rows_of_one_task_and_split() -> None:
 def test_select_names_what_it_did_not_find() -> None:
     with pytest.raises(DataError, match="sall, dr, train"):
         select(both_tasks(), model="sall", task="dr", split="train")
+
+
+def test_screening_is_any_disease_against_none() -> None:
+    table = predictions()
+    screened = as_screening(table)
+    for before, after in zip(table.to_pylist(), screened.to_pylist(), strict=True):
+        assert after["truth"] == min(before["truth"], 1)
+        assert after["probabilities"] == pytest.approx([before["probabilities"][0], sum(before["probabilities"][1:])])
+        assert after["image_id"] == before["image_id"]
+    [summary] = summarise(screened, split="test", resamples=0, seed=0)
+    rows = select(table, model="sall", task="dr", split="test")
+    right = (rows.probabilities[:, 0] < 0.5) == (rows.truth > 0)
+    assert summary.metrics["accuracy"] == pytest.approx(right.mean())
 
 
 def test_summary_is_the_metrics_of_the_selected_rows() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from retina_ray.data.schema import NO_GRADE, SPLITS
 from retina_ray.data.selection import Selection, select, take_ratio
 from retina_ray.data.shards import ShardedDataset
+from retina_ray.data.synthetic import write_synthetic
 from retina_ray.errors import ConfigError, DataError
 from tests.helpers import AMD, DR, SCLEROSIS, write_dataset
 
@@ -175,6 +176,20 @@ def test_an_image_with_two_grades_stays_if_either_task_keeps_it() -> None:
     rows = np.arange(40)
     assert len(take_ratio(selection, rows, {"dr": 0.25}, tasks=TASKS)) == 40
     assert len(take_ratio(selection, rows, {"dr": 0.25, "amd": 0.5}, tasks=TASKS)) == 20
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_a_share_of_the_masks_is_of_training_images_and_nested(tmp_path: Path, share: float) -> None:
+    write_synthetic(str(tmp_path), tasks=("dr",), images_per_task=40, image_size=32, seed=0, encoding="raw")
+    dataset = ShardedDataset.open(str(tmp_path))
+    chosen = select(dataset, tasks=("dr",), masks=share)
+    train = chosen.rows["train"]
+    assert chosen.has_mask[train].sum() == round(share * dataset.has_mask[train].sum())
+    for split in ("validation", "test"):
+        rows = chosen.rows[split]
+        np.testing.assert_array_equal(chosen.has_mask[rows], dataset.has_mask[rows])
+    larger = select(dataset, tasks=("dr",), masks=1.0 if share == 1.0 else share + 0.25).has_mask
+    assert not (chosen.has_mask & ~larger).any()
 
 
 def test_an_unknown_task_names_those_there_are(both: ShardedDataset) -> None:
