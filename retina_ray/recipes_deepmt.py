@@ -60,7 +60,7 @@ def deepmt_debug() -> RunConfig:
             "method.grading.dropout": 0.2,
             "method.loss.pixel": 100.0,  # in 200 steps Eq. 6 is not heard beside Eq. 8 otherwise
             "method.stages.restoration.epochs": 8,
-            "method.stages.restoration.lr_super_resolution": 4e-3,  # from scratch, and few steps
+            "method.stages.restoration.lr_super_resolution": 2e-3,  # from scratch, and few steps
             "method.stages.restoration.lr_segmentation": 6e-3,
             "method.stages.grading.epochs": 6,
             "method.stages.grading.lr_grading": 5e-4,
