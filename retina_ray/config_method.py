@@ -174,6 +174,8 @@ class RestorationStage(Section):
     """Learning rate."""
     segmentation_aware: Weight = 0.4
     """Lambda of Eq. 4."""
+    apart: bool = False
+    """Finding 2: segmentation learns from restored images, but tells super-resolution nothing."""
 
 
 class GradingStage(Section):

@@ -135,6 +135,10 @@ _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "Finding 2, Fig. 4a: super-resolution and grading trained together.",
         {"method.segmentation.mode": "none"},
     ),
+    "isr_then_segmentation": (
+        "Finding 2, Fig. 4b: segmentation that tells super-resolution nothing; deepmt_dr trains them together.",
+        {"method.stages.restoration.apart": True},
+    ),
     "isr_then_grading": (
         "Finding 2, Fig. 4a: grading of a fixed super-resolution.",
         {

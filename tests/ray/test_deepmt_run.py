@@ -1,5 +1,6 @@
 """A whole DeepMT-DR run on a real local Ray: its stages, its figures, its bundle, and what serving makes of that."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from retina_ray.data.synthetic import write_synthetic
 from retina_ray.orchestration.bundle_evaluation import predict_dataset
 from retina_ray.orchestration.publish import Published, train_and_publish
 from retina_ray.orchestration.run_report import gather, report_run
+from retina_ray.orchestration.train_driver import Record, train_driver
 from retina_ray.recipes import load_recipe
 from retina_ray.serving.predictor import Predictor
 from retina_ray.training.artifact import WEIGHTS
@@ -94,6 +96,37 @@ def test_a_run_in_process_gives_the_same_stages(published: Published, data: Path
     )
     assert alone.result.artifacts.keys() == published.result.artifacts.keys()
     assert alone.version == 1
+
+
+class Stopped(Exception):  # noqa: N818  # not an error of the product
+    """Thrown into a training."""
+
+
+def test_stopped_in_every_stage_and_resumed_it_ends_with_the_same_weights(data: Path, tmp_path: Path) -> None:
+    in_process = {
+        "runtime__workers": 0,
+        "train__global_batch_size": 4,
+        "runtime__log_every": 1,
+        "runtime__checkpoint__every_steps": 1,
+    }
+    whole = train_driver(a_config(data, tmp_path / "whole", **in_process))
+    config = a_config(data, tmp_path / "stopped", **in_process)
+
+    def stop_in(stage: str) -> Callable[[Record], None]:
+        def listen(record: Record) -> None:
+            if record["stage"] == stage and record["kind"] == "step" and record["step"] == 3:
+                raise Stopped
+
+        return listen
+
+    for stage in ("restoration", "grading", "joint"):
+        with pytest.raises(Stopped):
+            train_driver(config, resume=True, listener=stop_in(stage))
+    resumed: list[Record] = []
+    stopped = train_driver(config, resume=True, listener=resumed.append)
+    assert [record["step"] for record in resumed if record["kind"] == "restored"] == [2]
+    for name, artifact in whole.artifacts.items():
+        assert artifact.read(WEIGHTS) == stopped.artifacts[name].read(WEIGHTS), name
 
 
 def test_serving_predicts_what_was_evaluated(published: Published, data: Path) -> None:

@@ -80,6 +80,16 @@ def test_each_stage_trains_its_nets(stage: str, learning: set[str]) -> None:
     assert {part for part, size in gradients(method, terms, network).items() if size > 0} == learning
 
 
+def test_apart_segmentation_tells_super_resolution_nothing() -> None:
+    alone = {"method.loss.pixel": 0.0, "method.loss.total_variation": 0.0}
+    for apart in (False, True):
+        method = method_of("restoration", {**alone, "method.stages.restoration.apart": apart})
+        network = built(method)
+        sizes = gradients(method, step(method, network, a_batch()), network)
+        assert (sizes["super_resolution"] == 0) == apart
+        assert sizes["segmentation"] > 0
+
+
 @pytest.mark.parametrize("part", ["super_resolution", "segmentation"])
 def test_an_independent_net_stays_as_it_is_in_the_joint_stage(part: str) -> None:
     method = method_of("joint", {f"method.{part}.mode": "independent"})

@@ -61,12 +61,14 @@ class Wanted:
         evidence: the map of the graded image, with a gradient.
         evidence_hr: the map of the high-resolution image.
         scores: both images' chances of disease.
+        apart: segmentation passes no gradient to super-resolution.
     """
 
     lesions_hr: bool = False
     evidence: bool = False
     evidence_hr: bool = False
     scores: bool = False
+    apart: bool = False
 
 
 class StageNetwork(nn.Module):
@@ -128,7 +130,8 @@ class StageNetwork(nn.Module):
             return found
         found["restored"] = self.nets.restore(degrade(high, self.nets.scale))
         if self.nets.segmentation is not None:
-            found["lesion_logits"] = self.nets.segment(found["restored"])
+            seen = found["restored"].detach() if self._wanted.apart else found["restored"]
+            found["lesion_logits"] = self.nets.segment(seen)
             found["lesions"] = found["lesion_logits"].softmax(dim=1)
         if self.stage == "joint":
             self._grade(found, found["restored"], found.get("lesions"))

@@ -221,6 +221,7 @@ class DeepMT:
             evidence="map_fit" in self.weights or (aware and maps),
             evidence_hr="semi_supervised" in self.weights or (aware and maps),
             scores=aware and not maps,
+            apart=self.stage == "restoration" and self.config.stages.restoration.apart,
         )
 
     def _super_resolution(self) -> SuperResolution:
