@@ -9,21 +9,22 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-LIMIT_BYTES = 8 * 2**30
-"""What is kept at most, on the device. The first images stay and none is replaced: in a shuffled pass over more images
-than fit, what was used last is what is needed last."""
+LIMIT_BYTES = {"cpu": 2 * 2**30, "cuda": 8 * 2**30}
+"""What is kept at most, on the device, by its kind; the ranks of a machine share a CPU's memory. The first images stay
+and none is replaced: in a shuffled pass over more images than fit, what was used last is what is needed last."""
 
 
 class FrozenMaps:
     """Keeps maps (C, H, W) by row.
 
     Args:
-        limit_bytes: of all maps together.
+        limit_bytes: of all maps together; None: that of the device.
     """
 
-    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(self, limit_bytes: int | None = None) -> None:
         self._maps: dict[int, Tensor] = {}
-        self._free = limit_bytes
+        self._limit = limit_bytes
+        self._kept_bytes = 0
 
     def __len__(self) -> int:
         return len(self._maps)
@@ -48,6 +49,7 @@ class FrozenMaps:
 
     def _keep(self, row: int, one: Tensor) -> None:
         size = one.numel() * one.element_size()
-        if size <= self._free and row not in self._maps:
+        limit = LIMIT_BYTES.get(one.device.type, 0) if self._limit is None else self._limit
+        if self._kept_bytes + size <= limit and row not in self._maps:
             self._maps[row] = one.detach().clone()
-            self._free -= size
+            self._kept_bytes += size
