@@ -90,14 +90,6 @@ def test_each_stage_reports_its_figures(published: Published) -> None:
     assert (summary.model, summary.task) == ("deepmt", "dr")
 
 
-def test_a_run_in_process_gives_the_same_stages(published: Published, data: Path, tmp_path: Path) -> None:
-    alone = train_and_publish(
-        a_config(data, tmp_path, runtime__workers=0, train__global_batch_size=4, tracking__enabled=True)
-    )
-    assert alone.result.artifacts.keys() == published.result.artifacts.keys()
-    assert alone.version == 1
-
-
 class Stopped(Exception):  # noqa: N818  # not an error of the product
     """Thrown into a training."""
 
@@ -109,7 +101,9 @@ def test_stopped_in_every_stage_and_resumed_it_ends_with_the_same_weights(data: 
         "runtime__log_every": 1,
         "runtime__checkpoint__every_steps": 1,
     }
-    whole = train_driver(a_config(data, tmp_path / "whole", **in_process))
+    tracked = train_and_publish(a_config(data, tmp_path / "whole", tracking__enabled=True, **in_process))
+    assert tracked.version is not None
+    whole = tracked.result
     config = a_config(data, tmp_path / "stopped", **in_process)
 
     def stop_in(stage: str) -> Callable[[Record], None]:
