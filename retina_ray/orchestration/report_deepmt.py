@@ -10,14 +10,13 @@ from torch import Tensor
 from retina_ray.config import RunConfig
 from retina_ray.config_method import DeepMTConfig
 from retina_ray.data.batch import Batch, denormalise, from_unit_range, to_unit_range
-from retina_ray.data.loader import Loader, Samples
-from retina_ray.data.order import Share
 from retina_ray.data.selection import Selection
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.methods import catalogue
 from retina_ray.methods.deepmt.graph import StageNetwork
 from retina_ray.metrics.restoration import psnr
 from retina_ray.models.deepmt.resampling import degrade, upsample
+from retina_ray.orchestration.report_images import batch_of
 from retina_ray.report.deepmt_figures import LesionPanel
 from retina_ray.training.artifact import WEIGHTS, Artifact
 
@@ -39,7 +38,7 @@ def panels(
     network.load_state_dict(load_tensors(artifact.read(WEIGHTS)))
     assert isinstance(network, StageNetwork)
     (task,) = config.method.tasks
-    batch = _batch(config, dataset, selection, _chosen(selection, task))
+    batch = batch_of(config, dataset, selection, _chosen(selection, task))
     grades = next(each.grades for each in dataset.tasks if each.name == task)
     with torch.no_grad():
         return _drawn(config, network.eval(), batch, task, grades)
@@ -49,24 +48,6 @@ def _chosen(selection: Selection, task: str) -> np.ndarray:
     rows = selection.graded("test", [task])
     order = np.lexsort((-selection.grades[task][rows], ~selection.has_mask[rows]))
     return rows[order][:PANELS]
-
-
-def _batch(config: RunConfig, dataset: ShardedDataset, selection: Selection, rows: np.ndarray) -> Batch:
-    loader = Loader(
-        Samples(dataset, rows, selection.grades),
-        share=Share(rank=0, world=1, global_batch=len(rows), accumulate=1),
-        augmentation=None,
-        image_size=config.data.image_size,
-        backend="torch",
-        device=torch.device("cpu"),
-        seed=config.seed,
-        num_threads=1,
-        with_masks=True,
-        shuffle=False,
-    )
-    [[batch]] = loader.epoch(0)
-    loader.close()
-    return batch
 
 
 def _drawn(

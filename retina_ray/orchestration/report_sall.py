@@ -9,14 +9,13 @@ from safetensors.torch import load as load_tensors
 from retina_ray.config import RunConfig
 from retina_ray.config_method import SallConfig
 from retina_ray.data.batch import denormalise
-from retina_ray.data.loader import Loader, Samples
-from retina_ray.data.order import Share
 from retina_ray.data.selection import Selection
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.explain.gradcam import TaskLogits, grad_cam
 from retina_ray.losses.sall import soft_label_statistics, synergic_labels
 from retina_ray.methods import catalogue
 from retina_ray.models.backbones import cam_layer
+from retina_ray.orchestration.report_images import batch_of
 from retina_ray.report.figures import CamPanel
 from retina_ray.training.artifact import LOGITS, WEIGHTS, Artifact
 
@@ -78,19 +77,7 @@ def _panels(
     network.eval()
     rows = selection.graded("test", [other])
     severe = rows[selection.grades[other][rows].argsort(kind="stable")[::-1][:IMAGES_PER_PAIR]]
-    loader = Loader(
-        Samples(dataset, severe, selection.grades),
-        share=Share(rank=0, world=1, global_batch=len(severe), accumulate=1),
-        augmentation=None,
-        image_size=config.data.image_size,
-        backend="torch",
-        device=torch.device("cpu"),
-        seed=config.seed,
-        num_threads=1,
-        shuffle=False,
-    )
-    batch = next(iter(loader.epoch(0)))[0]
-    loader.close()
+    batch = batch_of(config, dataset, selection, severe)
     with torch.no_grad():  # not inference mode: Grad-CAM's backward pass keeps the result
         predicted = method.probabilities(network, batch.images)[own].argmax(dim=1)
     heat = grad_cam(TaskLogits(network, own), cam_layer(network.get_submodule("backbone")), batch.images, predicted)
