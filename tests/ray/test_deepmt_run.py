@@ -22,6 +22,8 @@ from retina_ray.recipes import load_recipe
 from retina_ray.serving.predictor import Predictor
 from retina_ray.training.artifact import WEIGHTS
 
+pytestmark = pytest.mark.timeout(600)  # whichever comes first waits for the run
+
 SIZE = 64
 SCALE = 2
 
@@ -67,7 +69,6 @@ def published(ray_cluster: None, data: Path, tmp_path_factory: pytest.TempPathFa
     return train_and_publish(a_config(data, tmp_path_factory.mktemp("deepmt-runs")))
 
 
-@pytest.mark.timeout(600)
 def test_the_stages_build_on_each_other(published: Published) -> None:
     artifacts = published.result.artifacts
     assert list(artifacts) == ["restoration", "grading", "joint"]
