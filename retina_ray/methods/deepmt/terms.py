@@ -19,6 +19,7 @@ from retina_ray.losses.deepmt import (
 from retina_ray.losses.segmentation import dice_loss, focal_loss, semi_supervised
 from retina_ray.losses.steps import Step
 from retina_ray.methods.deepmt.graph import StageName, StepOutputs
+from retina_ray.methods.deepmt.plan import learning_rates
 
 Term = Callable[[StepOutputs, Tensor, Batch, DeepMTConfig, str], Tensor]
 """From a step's outputs, the high-resolution images in [0, 1], the batch, the configuration and the task to (B,)."""
@@ -26,12 +27,12 @@ Term = Callable[[StepOutputs, Tensor, Batch, DeepMTConfig, str], Tensor]
 
 def loss_weights(stage: StageName, config: DeepMTConfig) -> dict[str, float]:
     """Return the weight of every term of a stage, 0 for one that the configuration removes."""
-    loss, restores, segments = config.loss, config.super_resolution.mode != "none", config.segmentation.mode != "none"
+    loss, segments = config.loss, config.segmentation.mode != "none"
     if stage == "grading":
         return {"grading": 1.0, "map_fit": config.stages.grading.map_fit if segments else 0.0}
     # Without a net to train there is nothing that its terms could tell it.
-    trains_restoration = restores and not (stage == "joint" and config.super_resolution.mode == "independent")
-    trains_segmentation = segments and not (stage == "joint" and config.segmentation.mode == "independent")
+    learning = learning_rates(stage, config)
+    trains_restoration, trains_segmentation = "super_resolution" in learning, "segmentation" in learning
     own = config.stages.restoration if stage == "restoration" else config.stages.joint
     weights = {
         "pixel": loss.pixel * trains_restoration,
