@@ -10,6 +10,15 @@ from pydantic import Field, model_validator
 from retina_ray.config_section import Fraction, Section, TaskName
 
 
+class StudentConfig(Section):
+    """What SALL's final networks learn with where it differs from the teachers, which a search then leaves alone."""
+
+    lr: Annotated[float, Field(gt=0.0)] | None = None
+    """Peak learning rate; null: optim.lr."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Dropout before the heads; null: method.dropout."""
+
+
 class SallConfig(Section):
     """SALL: single-task teachers, cross labels, multi-task student."""
 
@@ -34,6 +43,7 @@ class SallConfig(Section):
     grade stays, with all its grades, if one of them keeps it."""
     loss_weight: dict[TaskName, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
     """Weight of a task's loss in Eq. 6; 1 where absent."""
+    student: StudentConfig = StudentConfig()
 
     @model_validator(mode="after")
     def _tasks_are_consistent(self) -> "SallConfig":

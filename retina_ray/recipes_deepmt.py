@@ -69,7 +69,7 @@ def deepmt_debug() -> RunConfig:
             "method.stages.joint.lr_segmentation": 1e-3,
             "method.stages.joint.lr_grading": 2e-4,
             "optim.schedule": "cosine",
-            "train.global_batch_size": 8,
+            "train.global_batch_size": 4,
             "evaluate.bootstrap": 200,
             "runtime.workers": 2,
             "runtime.checkpoint.every_s": 20.0,

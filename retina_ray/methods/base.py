@@ -4,8 +4,8 @@ A `Method` turns a batch into named losses and probabilities; the loop never lea
 lists the stages that lead to the final networks; each becomes an artifact addressed by what it depends on.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,7 +22,8 @@ class Stage:
 
     Attributes:
         name: unique in its plan, such as ``teacher-dr``.
-        kind: ``train`` fits a network; ``label`` runs trained networks over images and stores their logits.
+        kind: ``train`` fits a network; ``label`` runs trained networks over images and stores their logits; ``test``
+            runs them over the validation and test images and stores their predictions.
         settings: JSON-serialisable; with the stages it needs, everything of the method that its result depends on.
         needs: names of the stages whose artifacts it reads.
         model: what its predictions are filed under, such as ``single_task`` or ``sall``.
@@ -30,7 +31,7 @@ class Stage:
     """
 
     name: str
-    kind: Literal["train", "label"]
+    kind: Literal["train", "label", "test"]
     settings: dict[str, Any]
     needs: tuple[str, ...] = ()
     model: str = ""
@@ -50,6 +51,26 @@ class Plan:
     stages: tuple[Stage, ...]
     baselines: tuple[str, ...]
     finals: tuple[str, ...]
+
+    def without_test(self) -> "Plan":
+        """Return the stages that never look at a test image, which are those of a search's trial."""
+        return replace(self, stages=tuple(stage for stage in self.stages if stage.kind != "test"))
+
+
+TEST = "test"
+"""Name of the stage of that kind."""
+
+
+def with_test(stages: Sequence[Stage], *, compared: Sequence[str]) -> tuple[Stage, ...]:
+    """Return the stages, and after them the one that tests every network they train.
+
+    Args:
+        stages: which train and label.
+        compared: names of those whose predictions are kept: baselines and finals.
+    """
+    trained = tuple(stage.name for stage in stages if stage.kind == "train")
+    models = {stage.name: stage.model for stage in stages if stage.name in compared}
+    return (*stages, Stage(TEST, "test", {"models": models}, needs=trained))
 
 
 @dataclass(frozen=True)

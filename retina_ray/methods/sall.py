@@ -42,7 +42,7 @@ from retina_ray.data.batch import Batch
 from retina_ray.data.schema import NO_GRADE, Task, require_tasks
 from retina_ray.data.selection import Selection, take_ratio
 from retina_ray.losses.sall import predict, task_count, task_cross_entropy, temperature_softmax, total_loss
-from retina_ray.methods.base import Evaluation, Plan, Stage
+from retina_ray.methods.base import Evaluation, Plan, Stage, with_test
 from retina_ray.models.backbones import build_backbone, check_image_size, weights_file
 from retina_ray.models.sall import MultiTaskGrader
 
@@ -68,18 +68,18 @@ def plan(config: SallConfig, tasks: Mapping[str, Task]) -> Plan:
     )
     labels = Stage(LABELS, "label", {"tasks": list(config.tasks)}, needs=tuple(stage.name for stage in teachers))
     needs = (LABELS,) if config.synergic_labels else ()
+    rate = {} if config.student.lr is None else {"optim.lr": config.student.lr}
     heads = [grades] if config.multi_task else [{name: grades[name]} for name in config.tasks]
     students = tuple(
-        Stage(_student_name(own), "train", _settings(config, own, teacher=False), needs, model=model_name(config))
+        Stage(_student_name(own), "train", _settings(config, own, teacher=False), needs, model_name(config), rate)
         for own in heads
     )
     uses_teachers = config.synergic_labels or config.multi_task
     before = (*(teachers if uses_teachers else ()), *((labels,) if config.synergic_labels else ()))
-    return Plan(
-        stages=(*before, *students),
-        baselines=tuple(stage.name for stage in teachers) if uses_teachers else (),
-        finals=tuple(stage.name for stage in students),
-    )
+    baselines = tuple(stage.name for stage in teachers) if uses_teachers else ()
+    finals = tuple(stage.name for stage in students)
+    stages = with_test((*before, *students), compared=(*baselines, *finals))
+    return Plan(stages=stages, baselines=baselines, finals=finals)
 
 
 def model_name(config: SallConfig) -> str:
@@ -222,7 +222,7 @@ def _settings(config: SallConfig, grades: dict[str, int], *, teacher: bool) -> d
         "loss_weight": {task: config.loss_weight.get(task, 1.0) for task in grades} if len(grades) > 1 else {},
         "backbone": config.backbone,
         "weights": config.weights,
-        "dropout": config.dropout,
+        "dropout": config.dropout if teacher or config.student.dropout is None else config.student.dropout,
     }
 
 

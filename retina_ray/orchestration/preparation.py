@@ -16,12 +16,13 @@ from retina_ray.errors import ConfigError
 from retina_ray.methods import catalogue
 from retina_ray.methods.base import Plan
 from retina_ray.orchestration.run_folder import RunFolder
+from retina_ray.training.artifact import stage_keys
 from retina_ray.training.stage import select_rows
 
 
 @dataclass(frozen=True)
-class PreparedRun:
-    """A run of which nothing has been written or started yet.
+class PlannedRun:
+    """What a configuration comes to, with nothing of it written or started.
 
     Attributes:
         config: the whole configuration, with absolute paths.
@@ -29,8 +30,6 @@ class PreparedRun:
         selection: the rows and grades of it that the run sees.
         plan: its stages.
         initial_weights: SHA-256 of the weight files that each stage starts from, by stage name.
-        folder: where its results will lie.
-        resumed: whether the folder holds an earlier part of the same run.
     """
 
     config: RunConfig
@@ -38,6 +37,22 @@ class PreparedRun:
     selection: Selection
     plan: Plan
     initial_weights: Mapping[str, list[str]]
+
+    def keys(self, *, use_gpu: bool) -> dict[str, str]:
+        """Return the address of each stage's artifact; see `stage_keys`."""
+        fingerprint = self.dataset.manifest.fingerprint
+        return stage_keys(self.plan, self.config, fingerprint, initial_weights=self.initial_weights, use_gpu=use_gpu)
+
+
+@dataclass(frozen=True)
+class PreparedRun(PlannedRun):
+    """A planned run that has a name.
+
+    Attributes:
+        folder: where its results will lie.
+        resumed: whether the folder holds an earlier part of the same run.
+    """
+
     folder: RunFolder
     resumed: bool
 
@@ -50,7 +65,19 @@ def prepare(config: RunConfig, *, resume: bool) -> PreparedRun:
         resume: whether a run of the same name may be continued.
 
     Raises:
-        ConfigError: a task, backbone, image size or weights file will not do, or the run exists.
+        ConfigError: as `plan_run`, or the run exists.
+        DataError: as `plan_run`.
+    """
+    planned = plan_run(config)
+    folder, resumed = RunFolder.claim(planned.config, resume=resume)
+    return PreparedRun(**vars(planned), folder=folder, resumed=resumed)
+
+
+def plan_run(config: RunConfig) -> PlannedRun:
+    """Open what a configuration needs and refuse what cannot work.
+
+    Raises:
+        ConfigError: a task, backbone, image size or weights file will not do.
         DataError: the data set cannot be read, or a split has no graded image for a task.
     """
     config = with_absolute_paths(config)
@@ -64,8 +91,7 @@ def prepare(config: RunConfig, *, resume: bool) -> PreparedRun:
             method = catalogue.build(config.method.name, stage.settings)
             method.check_image_size(config.data.image_size)
             initial[stage.name] = [digest(file) for file in method.weight_files()]
-    folder, resumed = RunFolder.claim(config, resume=resume)
-    return PreparedRun(config, dataset, selection, plan, initial, folder, resumed)
+    return PlannedRun(config, dataset, selection, plan, initial)
 
 
 def open_dataset(config: RunConfig) -> ShardedDataset:

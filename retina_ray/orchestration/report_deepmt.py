@@ -23,11 +23,6 @@ from retina_ray.training.artifact import WEIGHTS, Artifact
 PANELS = 4
 
 
-def tests(trained: Mapping[str, Artifact]) -> dict[str, dict[str, float]]:
-    """Return each stage's figures on the test split."""
-    return {name: artifact.facts["test"] for name, artifact in trained.items()}
-
-
 def panels(
     config: RunConfig, dataset: ShardedDataset, selection: Selection, trained: Mapping[str, Artifact]
 ) -> list[LesionPanel]:

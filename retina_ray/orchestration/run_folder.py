@@ -60,7 +60,7 @@ class RunFolder:
             folder._check_same(config)
         return folder, exists
 
-    def begin(self, config: RunConfig, manifest: DatasetManifest, keys: dict[str, str]) -> None:
+    def begin(self, config: RunConfig, manifest: DatasetManifest, keys: Mapping[str, str]) -> None:
         """Write what the run is.
 
         Args:
@@ -71,8 +71,8 @@ class RunFolder:
         Raises:
             ConfigError: the run was begun with other addresses, so that resuming would start from nothing.
         """
-        before = self.describe()["artifacts"] if self.store.exists(RUN) else keys
-        if before != keys:
+        before = self.describe()["artifacts"] if self.store.exists(RUN) else dict(keys)
+        if before != dict(keys):
             changed = ", ".join(name for name in keys if before.get(name) != keys[name])
             fix = "resume with the same data, weights, number of workers, loader and device, or choose another --name"
             raise ConfigError("the run to resume was begun under other conditions, which concern", changed, fix)
@@ -80,7 +80,7 @@ class RunFolder:
         self.update(
             name=config.name,
             finished=False,
-            artifacts=keys,
+            artifacts=dict(keys),
             fingerprint=manifest.fingerprint,
             counts=manifest.counts,
             environment=environment(),

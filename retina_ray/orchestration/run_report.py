@@ -13,6 +13,7 @@ from retina_ray.data.schema import Task
 from retina_ray.data.selection import Selection
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.errors import DataError, RetinaRayError
+from retina_ray.methods.base import TEST
 from retina_ray.orchestration import report_deepmt, report_sall
 from retina_ray.orchestration.preparation import open_dataset
 from retina_ray.orchestration.run_folder import RunFolder, summarise_test
@@ -56,7 +57,7 @@ def gather(folder: RunFolder) -> ReportData:
         predictions=predictions,
         histories={name: artifact.history() for name, artifact in trained.items()},
         timings={name: artifact.facts["timing"] for name, artifact in trained.items()},
-        stage_tests={} if isinstance(config.method, SallConfig) else report_deepmt.tests(trained),
+        stage_tests={} if isinstance(config.method, SallConfig) else artifacts[TEST].facts["figures"],
         **panels,
         soft_labels=_soft_labels(config, artifacts),
         data_counts=counts,

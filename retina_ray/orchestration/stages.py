@@ -1,6 +1,6 @@
 """Bring every stage of a plan to a finished artifact: reuse, resume or run it, side by side where there is room."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -38,7 +38,7 @@ class StageRunner:
     Args:
         config: the run's configuration.
         plan: its stages.
-        keys: artifact key by stage name.
+        keys: artifact key by stage name; also an attribute.
         listener: receives progress records, from any thread.
         resources: share of each worker.
         cluster: total ``CPU`` and ``GPU`` that there are.
@@ -56,28 +56,31 @@ class StageRunner:
     ) -> None:
         self._config = config
         self._plan = plan
-        self._keys = keys
+        self.keys = keys
         self._listener = listener
         self._resources = resources
         self._cluster = cluster
         self._artifacts = Store(config.runtime.storage).child("artifacts")
 
-    def run(self) -> dict[str, Artifact]:
+    def run(self, stages: Sequence[Stage]) -> dict[str, Artifact]:
         """Return the finished artifact of every stage.
+
+        Args:
+            stages: of the plan, each after those it needs.
 
         Raises:
             RetinaRayError: as raised by a stage; stages that finished stay finished.
         """
         if self._resources.workers == 0:
-            return {stage.name: self._ensure(stage, self._run_in_process) for stage in self._plan.stages}
+            return {stage.name: self._ensure(stage, self._run_in_process) for stage in stages}
         slots = side_by_side(self._resources, self._cluster)
         with relay_to(self._listener) as relay:
-            return self._run_side_by_side(slots, lambda stage: self._run_on_ray(stage, relay))
+            return self._run_side_by_side(stages, slots, lambda stage: self._run_on_ray(stage, relay))
 
-    def _run_side_by_side(self, slots: int, run: Any) -> dict[str, Artifact]:
+    def _run_side_by_side(self, stages: Sequence[Stage], slots: int, run: Any) -> dict[str, Artifact]:
         """Run each stage as soon as those it needs are finished and a slot is free."""
         finished: dict[str, Artifact] = {}
-        waiting = list(self._plan.stages)
+        waiting = list(stages)
         running: dict[Future[Artifact], Stage] = {}
         pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="stage")
         try:
@@ -91,7 +94,7 @@ class StageRunner:
         finally:
             # After an error or Ctrl-C nothing is waited for: disconnecting from Ray ends what still runs.
             pool.shutdown(wait=False, cancel_futures=True)
-        return {stage.name: finished[stage.name] for stage in self._plan.stages}
+        return {stage.name: finished[stage.name] for stage in stages}
 
     def _ensure(self, stage: Stage, run: Any) -> Artifact:
         store = self._store(stage)
@@ -134,7 +137,7 @@ class StageRunner:
                 resources_per_worker={"CPU": resources.cpus, **({"GPU": 1} if resources.use_gpu else {})},
             ),
             run_config=RayRunConfig(
-                name=self._keys[stage.name],
+                name=self.keys[stage.name],
                 storage_path=self._artifacts.uri,
                 checkpoint_config=CheckpointConfig(num_to_keep=runtime.checkpoint.keep),
                 failure_config=FailureConfig(max_failures=runtime.max_failures, controller_failure_limit=3),
@@ -160,7 +163,7 @@ class StageRunner:
         )
 
     def _store(self, stage: Stage) -> Store:
-        return self._artifacts.child(self._keys[stage.name])
+        return self._artifacts.child(self.keys[stage.name])
 
 
 def _cause(failure: TrainingFailedError) -> Exception:

@@ -1,24 +1,21 @@
 """One training run from its configuration to a registered bundle; a search calls the same function for each trial."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import ray
 
 from retina_ray.config import RunConfig
-from retina_ray.methods.base import Plan
+from retina_ray.methods.base import TEST
 from retina_ray.metrics.summary import TaskSummary
-from retina_ray.metrics.table import merge_shards
-from retina_ray.orchestration.preparation import PreparedRun, prepare
+from retina_ray.orchestration.preparation import PlannedRun, PreparedRun, prepare
 from retina_ray.orchestration.ray_settings import connected
 from retina_ray.orchestration.resources import local_resources, share_out
 from retina_ray.orchestration.run_folder import RunFolder, summarise_test
 from retina_ray.orchestration.stages import StageRunner
-from retina_ray.training.artifact import Artifact, stage_keys
+from retina_ray.training.artifact import Artifact
 
 Record = dict[str, Any]
 
@@ -59,20 +56,10 @@ def train_driver(
 def execute(run: PreparedRun, listener: Callable[[Record], None]) -> RunResult:
     """Train a prepared run; see `train_driver`."""
     config = run.config
-    with connected(config.runtime) if config.runtime.workers else nullcontext():
-        cluster = ray.cluster_resources() if config.runtime.workers else local_resources()
-        resources = share_out(config.runtime, cluster)
-        keys = stage_keys(
-            run.plan,
-            config,
-            run.dataset.manifest.fingerprint,
-            initial_weights=run.initial_weights,
-            use_gpu=resources.use_gpu,
-        )
-        run.folder.begin(config, run.dataset.manifest, keys)
-        runner = StageRunner(config, run.plan, keys, listener, resources=resources, cluster=cluster)
-        artifacts = runner.run()
-    predictions = collect_predictions(run.plan, artifacts)
+    with stage_runner(run, listener) as runner:
+        run.folder.begin(config, run.dataset.manifest, runner.keys)
+        artifacts = runner.run(run.plan.stages)
+    predictions = artifacts[TEST].predictions()
     run.folder.write_predictions(predictions)
     run.folder.write_history({name: artifact.history() for name, artifact in artifacts.items()})
     summaries = summarise_test(predictions, config)
@@ -82,14 +69,16 @@ def execute(run: PreparedRun, listener: Callable[[Record], None]) -> RunResult:
     return RunResult(run.folder, model, summaries, artifacts)
 
 
-def collect_predictions(plan: Plan, artifacts: dict[str, Artifact]) -> pa.Table:
-    """Return the predictions of the baselines and of the final networks as one table."""
-    names = dict.fromkeys((*plan.baselines, *plan.finals))
-    models = {stage.name: stage.model for stage in plan.stages}
-    tables = []
-    for name in names:
-        table = artifacts[name].predictions()
-        # A shared artifact bears the name that its network had in the run that made it.
-        model = pa.array(np.full(len(table), models[name]))
-        tables.append(table.set_column(table.column_names.index("model"), "model", model))
-    return merge_shards(tables)
+@contextmanager
+def stage_runner(run: PlannedRun, listener: Callable[[Record], None]) -> Iterator[StageRunner]:
+    """Connect to Ray if the run trains on it, and give what runs its stages until the block ends.
+
+    Raises:
+        ResourceError: the cluster cannot be reached or is too small.
+    """
+    runtime = run.config.runtime
+    with connected(runtime) if runtime.workers else nullcontext():
+        cluster = ray.cluster_resources() if runtime.workers else local_resources()
+        resources = share_out(runtime, cluster)
+        keys = run.keys(use_gpu=resources.use_gpu)
+        yield StageRunner(run.config, run.plan, keys, listener, resources=resources, cluster=cluster)

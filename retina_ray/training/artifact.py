@@ -20,7 +20,7 @@ from retina_ray.data.store import Store
 from retina_ray.errors import CheckpointError
 from retina_ray.methods.base import Plan, Stage
 
-ARTIFACT_VERSION = 1
+ARTIFACT_VERSION = 2
 """Part of every key; raised when the same settings would give another result."""
 
 ARTIFACT = "artifact.json"

@@ -71,10 +71,7 @@ def build_engine(
     Raises:
         ConfigError: synchronised batch statistics are asked for without a GPU.
     """
-    torch.use_deterministic_algorithms(train.deterministic)
-    # On by default with deterministic kernels: a debugging aid that writes every buffer once more.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a module's property
-    torch.backends.cudnn.benchmark = not train.deterministic
+    choose_kernels(deterministic=train.deterministic)
     torch.manual_seed(seed)
     network = method.build_model()
     for earlier in weights:
@@ -103,6 +100,14 @@ def build_engine(
         clip_norm=train.clip_norm,
         bf16=uses_bf16(train, world.device),
     )
+
+
+def choose_kernels(*, deterministic: bool) -> None:
+    """Choose between kernels that always give the same result and the fastest ones, in the whole process."""
+    torch.use_deterministic_algorithms(deterministic)
+    # On by default with deterministic kernels: a debugging aid that writes every buffer once more.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a module's property
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def uses_bf16(train: TrainConfig, device: torch.device) -> bool:

@@ -1,6 +1,9 @@
 """Run a network over a pass of images on all ranks and bring the results together, each image once."""
 
+import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,8 +12,14 @@ from torch import Tensor, nn
 
 from retina_ray.data.batch import Batch
 from retina_ray.data.loader import Loader
+from retina_ray.data.schema import NO_GRADE
+from retina_ray.methods.base import Method
+from retina_ray.metrics.grading import grading_metrics
 from retina_ray.training.engine import Engine
 from retina_ray.training.world import World
+
+GRADING = ("kappa", "kappa_quadratic", "auroc", "ece")
+"""Figures of `grading_metrics` that every validation reports."""
 
 
 def run_over(
@@ -42,19 +51,86 @@ def run_over(
     return all_rows, {name: np.concatenate([share[1][name] for share in shares])[order] for name in names}
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What a network makes of the images of a pass, on every rank.
+
+    Attributes:
+        rows: of the data set (n,), ascending.
+        probabilities: (n, K) by task.
+        truth: grades (n,) int64 by task, -1 where there is none.
+        measures: (n, ...) by name.
+    """
+
+    rows: np.ndarray
+    probabilities: dict[str, np.ndarray]
+    truth: dict[str, np.ndarray]
+    measures: dict[str, np.ndarray]
+
+
+def evaluate(
+    method: Method,
+    network: nn.Module,
+    loader: Loader,
+    *,
+    world: World,
+    autocast: Callable[[], AbstractContextManager[object]],
+    final: bool,
+) -> Evaluated:
+    """Run a bare network in evaluation mode over a pass.
+
+    Args:
+        method: what it belongs to.
+        network: in evaluation mode.
+        loader: of this rank's share.
+        world: this rank.
+        autocast: returns the context of the forward passes.
+        final: whether this is the test after training; see `Method.evaluate`.
+    """
+
+    def compute(batch: Batch) -> dict[str, Tensor]:
+        with autocast():
+            found = method.evaluate(network, batch, final=final)
+        return {
+            **{f"probability/{task}": values for task, values in found.probabilities.items()},
+            **{f"truth/{task}": batch.grades[task] for task in found.probabilities},
+            **{f"measure/{name}": values for name, values in found.measures.items()},
+        }
+
+    rows, values = run_over(loader, compute, world=world)
+
+    def those_of(kind: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(kind): value for name, value in values.items() if name.startswith(kind)}
+
+    truth = {task: grades.astype(np.int64) for task, grades in those_of("truth/").items()}
+    return Evaluated(rows, those_of("probability/"), truth, those_of("measure/"))
+
+
 def validate(engine: Engine, loader: Loader) -> dict[str, float]:
-    """Return the method's summary of the validation images, and its ``criterion``."""
+    """Return the method's summary of the validation images, its ``criterion``, and how well each task is graded.
+
+    The latter are those of `GRADING`, as ``kappa_dr``.
+    """
     sync_buffers(engine.network, engine.world)
     engine.network.eval()
-
-    def compute(batch: Batch) -> Mapping[str, Tensor]:
-        with engine.autocast():
-            return engine.method.evaluate(engine.network, batch, final=False).measures
-
-    _, values = run_over(loader, compute, world=engine.world)
+    found = evaluate(engine.method, engine.network, loader, world=engine.world, autocast=engine.autocast, final=False)
     engine.network.train()
-    summary = engine.method.summarise(values)
-    return {"criterion": engine.method.criterion(summary), **summary}
+    summary = engine.method.summarise(found.measures)
+    graded = {
+        f"{name}_{task}": value
+        for task, probabilities in found.probabilities.items()
+        for name, value in _grading(probabilities, found.truth[task]).items()
+    }
+    return {"criterion": engine.method.criterion(summary), **summary, **graded}
+
+
+def _grading(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Return the figures of `GRADING` over the images that have a grade; nan where they cannot be told."""
+    graded = truth != NO_GRADE
+    if not graded.any() or not np.isfinite(probabilities).all():
+        return dict.fromkeys(GRADING, math.nan)
+    figures = grading_metrics(probabilities[graded], truth[graded])
+    return {name: figures[name] for name in GRADING}
 
 
 def sync_buffers(network: nn.Module, world: World) -> None:

@@ -1,4 +1,4 @@
-"""Execute one stage of a plan on this rank: train a network, or label images with trained ones.
+"""Execute one stage of a plan on this rank: train a network, or label or test images with trained ones.
 
 The same code runs under Ray Train, under torchrun and inside one process; only the world and the reporter differ.
 """
@@ -6,6 +6,7 @@ The same code runs under Ray Train, under torchrun and inside one process; only 
 import json
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -43,15 +44,13 @@ from retina_ray.training.artifact import (
     write_artifact,
 )
 from retina_ray.training.clock import Clock
-from retina_ray.training.engine import Engine, build_engine, uses_bf16
-from retina_ray.training.evaluate import run_over, validate
+from retina_ray.training.engine import build_engine, choose_kernels, uses_bf16
+from retina_ray.training.evaluate import Evaluated, evaluate, run_over, validate
 from retina_ray.training.loop import Loop
 from retina_ray.training.policy import Schedule
 from retina_ray.training.reporter import Reporter
 from retina_ray.training.state import TrainState
 from retina_ray.training.world import World
-
-PROBABILITIES, MEASURES = "probability/", "measure/"
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,14 @@ class StageRun:
         self._world = world
         self._reporter = reporter
         self._config: RunConfig = override(from_mapping(job.config), job.stage.overrides)
+        choose_kernels(deterministic=self._config.train.deterministic)
         self._dataset = ShardedDataset.open(self._config.data.path, cache=NodeCache.of(self._config.runtime))
         self._selection = select_rows(self._config, self._dataset)
         self._damaged: set[str] = set()
 
     def execute(self) -> None:
         """Run the stage; rank 0 writes its artifact."""
-        (self._train if self._job.stage.kind == "train" else self._label)()
+        {"train": self._train, "label": self._label, "test": self._test}[self._job.stage.kind]()
         self._world.barrier()
 
     def _train(self) -> None:
@@ -130,8 +130,6 @@ class StageRun:
             reporter=self._reporter,
             clock=clock,
         ).run()
-        engine.network.load_state_dict(state.best_weights)
-        predictions, test = self._test(engine)
         self._close(training, validation)
         damaged = self._all_damaged()
         if self._world.is_main:
@@ -141,46 +139,14 @@ class StageRun:
                 "steps": state.progress.step,
                 "wall_s": time.perf_counter() - start,
                 "timing": clock.summary(),
-                "test": test,
                 "damaged": damaged,
                 "device": str(self._world.device),
                 "workers": self._world.size,
             }
             self._write(
                 facts,
-                {
-                    WEIGHTS: save_tensors(state.best_weights),
-                    HISTORY: json.dumps(state.progress.history).encode(),
-                    **({PREDICTIONS: pack_table(merge_shards(predictions))} if predictions else {}),
-                },
+                {WEIGHTS: save_tensors(state.best_weights), HISTORY: json.dumps(state.progress.history).encode()},
             )
-
-    def _test(self, engine: Engine) -> tuple[list[pa.Table], dict[str, float]]:
-        """Return the best network's predictions for all validation and test images, and its figures on the latter.
-
-        There are no predictions where it grades nothing.
-        """
-        dataset, selection = self._dataset, self._selection
-        engine.network.eval()
-        tables: list[pa.Table] = []
-        for split in ("validation", "test"):
-            loader = self._loader(selection.rows[split], training=False, with_masks=engine.method.reads_masks)
-            rows, values = run_over(loader, partial(_evaluate, engine), world=self._world)
-            self._close(loader)
-            tables += [
-                make_table(
-                    probabilities,
-                    truth=selection.grades[task][rows],
-                    image_ids=dataset.image_ids[rows],
-                    group_ids=dataset.group_ids[rows],
-                    sources=dataset.sources[rows],
-                    splits=np.full(len(rows), split),
-                    model=self._job.stage.model,
-                    task=task,
-                )
-                for task, probabilities in _starting_with(PROBABILITIES, values).items()
-            ]
-        return tables, engine.method.summarise(_starting_with(MEASURES, values))
 
     def _label(self) -> None:
         """Store each teacher's logits for the training images that have no grade for its task, NaN elsewhere."""
@@ -212,14 +178,62 @@ class StageRun:
             }
             self._write(facts, {LOGITS: pack_arrays(logits)})
 
+    def _test(self) -> None:
+        """Store each network's predictions for all validation and test images, and its figures on the latter."""
+        start = time.perf_counter()
+        tables: list[pa.Table] = []
+        figures: dict[str, dict[str, float]] = {}
+        for need in self._job.stage.needs:
+            trained = _finished(self._job.inputs[need])
+            method = catalogue.build(self._config.method.name, trained.settings)
+            network = self._trained(method, trained)
+            for split in ("validation", "test"):
+                loader = self._loader(self._selection.rows[split], training=False, with_masks=method.reads_masks)
+                found = evaluate(method, network, loader, world=self._world, autocast=self._autocast, final=True)
+                self._close(loader)
+                if need in self._job.stage.settings["models"]:
+                    tables += self._tables(need, split, found)
+            figures[need] = method.summarise(found.measures)
+        damaged = self._all_damaged()
+        if self._world.is_main:
+            facts = {
+                "figures": figures,
+                "wall_s": time.perf_counter() - start,
+                "damaged": damaged,
+                "workers": self._world.size,
+            }
+            self._write(facts, {PREDICTIONS: pack_table(merge_shards(tables))})
+
+    def _tables(self, network: str, split: str, found: Evaluated) -> list[pa.Table]:
+        """Return the prediction table of each task."""
+        dataset, rows = self._dataset, found.rows
+        return [
+            make_table(
+                probabilities,
+                truth=found.truth[task],
+                image_ids=dataset.image_ids[rows],
+                group_ids=dataset.group_ids[rows],
+                sources=dataset.sources[rows],
+                splits=np.full(len(rows), split),
+                model=self._job.stage.settings["models"][network],
+                task=task,
+            )
+            for task, probabilities in found.probabilities.items()
+        ]
+
     def _logits(self, network: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
-        bf16 = uses_bf16(self._config.train, self._world.device)
-        with torch.autocast(self._world.device.type, dtype=torch.bfloat16, enabled=bf16):
+        with self._autocast():
             return dict(network(batch.images))
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        bf16 = uses_bf16(self._config.train, self._world.device)
+        return torch.autocast(self._world.device.type, dtype=torch.bfloat16, enabled=bf16)
 
     def _trained(self, method: Method, artifact: Artifact) -> torch.nn.Module:
         network = method.build_model(initial_weights=False)
         network.load_state_dict(load_tensors(artifact.read(WEIGHTS)))
+        if self._config.train.channels_last:
+            network = network.to(memory_format=torch.channels_last)
         return network.to(self._world.device).eval()
 
     def _soft_logits(self) -> dict[str, np.ndarray]:
@@ -297,19 +311,6 @@ def loader_backend(name: Literal["auto", "dali", "torch"], device: torch.device)
     if name == "auto":
         return "dali" if device.type == "cuda" else "torch"
     return name
-
-
-def _evaluate(engine: Engine, batch: Batch) -> dict[str, Tensor]:
-    """Return a batch's probabilities and measures under names that tell them apart."""
-    with engine.autocast():
-        found = engine.method.evaluate(engine.network, batch, final=True)
-    return {PROBABILITIES + name: values for name, values in found.probabilities.items()} | {
-        MEASURES + name: values for name, values in found.measures.items()
-    }
-
-
-def _starting_with(prefix: str, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
 def _finished(uri: str) -> Artifact:

@@ -296,7 +296,7 @@ def test_killed_on_ray_between_report_and_commit(ray_cluster: None, data: Path, 
     assert killed.results() == whole.results()
     assert len(killed.results()) == 3
     assert strays
-    (snapshot,) = killed.artifacts.glob("*/checkpoint_manager_snapshot.json")
+    (snapshot,) = killed.artifacts.glob("train-*/checkpoint_manager_snapshot.json")
     named = snapshot.read_text()
     left = [folder.name for folder in snapshot.parent.glob("checkpoint_*") if folder.is_dir()]
     assert [name for name in left if name not in named] == [], "what the kill stranded is collected"

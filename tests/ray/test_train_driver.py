@@ -48,7 +48,9 @@ def first(ray_cluster: None, data: Path, storage: Path) -> tuple[RunResult, Reco
     return drive(tiny_config(data, storage, name="first", **ON_RAY))
 
 
-STAGES = {"teacher-dr", "teacher-amd", "cross-labels", "student-dr-amd"}
+STAGES = {"teacher-dr", "teacher-amd", "cross-labels", "student-dr-amd", "test"}
+STUDENT = {"student-dr-amd", "test"}
+FILES = {"cross-labels": {"logits.safetensors"}, "test": {"predictions.parquet"}}
 
 
 @pytest.mark.timeout(600)
@@ -57,11 +59,7 @@ def test_a_sall_run_ends_with_artifacts_and_predictions(first: tuple[RunResult, 
     assert result.model == "sall"
     assert result.artifacts.keys() == STAGES
     for name, artifact in result.artifacts.items():
-        wanted = (
-            {"logits.safetensors"}
-            if name == "cross-labels"
-            else {"weights.safetensors", "predictions.parquet", "history.json"}
-        )
+        wanted = FILES.get(name, {"weights.safetensors", "history.json"})
         assert artifact.files.keys() == wanted
         for file in wanted:
             artifact.read(file)
@@ -101,10 +99,10 @@ def test_another_temperature_trains_the_student_alone(
 ) -> None:
     before, _ = first
     result, records = drive(tiny_config(data, storage, name="hot", method__temperature=9.0, **ON_RAY))
-    assert stages_with(records, "reused") == STAGES - {"student-dr-amd"}
-    assert stages_with(records, "started") == {"student-dr-amd"}
+    assert stages_with(records, "reused") == STAGES - STUDENT
+    assert stages_with(records, "started") == STUDENT
     assert stages_with(records, "epoch") == {"student-dr-amd"}
-    for name in STAGES - {"student-dr-amd"}:
+    for name in STAGES - STUDENT:
         assert result.artifacts[name].store.uri == before.artifacts[name].store.uri
     assert result.artifacts["student-dr-amd"].store.uri != before.artifacts["student-dr-amd"].store.uri
 
@@ -198,5 +196,9 @@ def test_a_worker_that_is_killed_is_survived_bit_for_bit(ray_cluster: None, data
     assert killed.is_set()
     (restored,) = [record for record in records if record["kind"] == "restored"]
     assert restored["step"] >= 1
-    for file in ("weights.safetensors", "predictions.parquet", "history.json"):
-        assert result.artifacts["student-dr"].read(file) == whole.artifacts["student-dr"].read(file)
+    for stage, file in (
+        ("student-dr", "weights.safetensors"),
+        ("student-dr", "history.json"),
+        ("test", "predictions.parquet"),
+    ):
+        assert result.artifacts[stage].read(file) == whole.artifacts[stage].read(file)

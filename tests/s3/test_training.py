@@ -11,6 +11,7 @@ import pytest
 from retina_ray.config import to_yaml
 from retina_ray.data.store import Store
 from retina_ray.orchestration.train_driver import RunResult, train_driver
+from retina_ray.training.artifact import WEIGHTS
 from tests.clinic import photograph
 from tests.helpers import tiny_config, write_dataset
 
@@ -29,7 +30,8 @@ def data(bucket: str, tmp_path: Path) -> str:
 
 
 def weights(result: RunResult) -> dict[str, bytes]:
-    return {name: artifact.store.read_bytes("weights.safetensors") for name, artifact in result.artifacts.items()}
+    trained = {name: artifact for name, artifact in result.artifacts.items() if WEIGHTS in artifact.files}
+    return {name: artifact.store.read_bytes(WEIGHTS) for name, artifact in trained.items()}
 
 
 def test_in_this_process_the_result_is_that_of_a_disk(bucket: str, data: str, tmp_path: Path) -> None:

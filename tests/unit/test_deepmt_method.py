@@ -19,17 +19,20 @@ from tests.deepmt import SIDE, TASKS, a_batch, built, gradients, method_of, step
 
 def test_the_authors_stages_follow_each_other() -> None:
     plan = catalogue.plan(load_recipe("deepmt_dr"), TASKS)
-    assert [(stage.name, stage.needs, stage.overrides) for stage in plan.stages] == [
+    *trained, test = plan.stages
+    assert [(stage.name, stage.needs, stage.overrides) for stage in trained] == [
         ("restoration", (), {"train.epochs": 180, "optim.lr": 5e-5}),
         ("grading", ("restoration",), {"train.epochs": 300, "optim.lr": 5e-5}),
         ("joint", ("restoration", "grading"), {"train.epochs": 300, "optim.lr": 5e-5}),
     ]
     assert plan.finals == ("joint",)
+    assert test.needs == ("restoration", "grading", "joint")
+    assert test.settings == {"models": {"joint": "deepmt"}}
 
 
 def test_networks_alone_have_nothing_to_prepare() -> None:
     plan = catalogue.plan(load_recipe("deepmt_densenet121"), TASKS)
-    assert [stage.name for stage in plan.stages] == ["joint"]
+    assert [stage.name for stage in plan.stages] == ["joint", "test"]
 
 
 def keys_of(changes: dict[str, object]) -> dict[str, str]:

@@ -89,16 +89,12 @@ def test_super_resolution_enlarges_any_size_into_the_unit_range(scale: int, outp
     assert 0 <= images.min() < images.max() <= 1
 
 
-def test_residual_super_resolution_starts_as_bicubic_and_can_leave_it() -> None:
+def test_residual_super_resolution_starts_close_to_bicubic_and_every_layer_learns_from_the_first_step() -> None:
     network, low = SuperResolution(width=4, blocks=1, output="residual"), torch.rand(2, 3, 6, 6)
-    torch.testing.assert_close(network(low), upsample(low, 4), rtol=0, atol=0)
-    before = network.layers[0].weight.detach().clone()
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
-    for _ in range(2):  # the first step moves the last layer alone, which is all zero
-        optimiser.zero_grad()
-        network(low).mean().backward()
-        optimiser.step()
-    assert not torch.equal(network.layers[0].weight, before)
+    images = network(low)
+    torch.testing.assert_close(images, upsample(low, 4), rtol=0, atol=0.05)
+    images.mean().backward()
+    assert all(layer.weight.grad.any() for layer in network.modules() if isinstance(layer, nn.Conv2d))
 
 
 def test_super_resolution_keeps_the_precision_of_its_input_under_autocast() -> None:

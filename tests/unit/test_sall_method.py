@@ -59,7 +59,8 @@ def test_the_switches_of_table_iii_are_four_plans(
 ) -> None:
     config = a_config(f"method.synergic_labels={str(synergic).lower()}", f"method.multi_task={str(multi).lower()}")
     plan = plan_of(config)
-    assert tuple(stage.name for stage in plan.stages) == stages
+    assert tuple(stage.name for stage in plan.stages) == (*stages, "test")
+    assert tuple(stage.name for stage in plan.without_test().stages) == stages
     assert (plan.baselines, plan.finals) == (baselines, finals)
     assert model_name(config.method) == model
     seen: set[str] = set()
@@ -68,6 +69,9 @@ def test_the_switches_of_table_iii_are_four_plans(
         seen.add(stage.name)
         if stage.kind == "label":
             assert stage.needs == TEACHERS
+        elif stage.kind == "test":
+            assert stage.needs == (*baselines, *finals)
+            assert set(stage.settings["models"]) == {*baselines, *finals}
         else:
             assert stage.needs == (("cross-labels",) if synergic and stage.name in finals else ())
             assert stage.model == (model if stage.name in finals else "single_task")
@@ -77,28 +81,39 @@ def test_the_switches_of_table_iii_are_four_plans(
 def test_three_tasks_have_three_teachers_and_one_student() -> None:
     config = a_config("method.tasks=[dr, amd, arteriosclerosis]")
     plan = plan_of(config)
-    assert [stage.name for stage in plan.stages] == [
+    trained = plan.without_test().stages
+    assert [stage.name for stage in trained] == [
         "teacher-dr",
         "teacher-amd",
         "teacher-arteriosclerosis",
         "cross-labels",
         "student-dr-amd-arteriosclerosis",
     ]
-    assert plan.stages[-1].settings["grades"] == {"dr": 3, "amd": 2, "arteriosclerosis": 2}
+    assert trained[-1].settings["grades"] == {"dr": 3, "amd": 2, "arteriosclerosis": 2}
     two = keys_of()
     three = keys_of("method.tasks=[dr, amd, arteriosclerosis]")
     assert [two[name] for name in TEACHERS] == [three[name] for name in TEACHERS]
 
 
 def changed(*assignments: str, base: tuple[str, ...] = ()) -> set[str]:
+    """Return the stages that train or label otherwise; the test is another one whenever they are."""
     before, after = keys_of(*base), keys_of(*base, *assignments)
     assert before.keys() == after.keys()
-    return {name for name in before if before[name] != after[name]}
+    differing = {name for name in before if before[name] != after[name]}
+    assert ("test" in differing) == bool(differing)
+    return differing - {"test"}
 
 
 @pytest.mark.parametrize(
     "assignment",
-    ["method.temperature=7", "method.ratio.dr=0.5", "method.ratio={dr: 0.5, amd: 0.25}", "method.loss_weight.amd=2"],
+    [
+        "method.temperature=7",
+        "method.ratio.dr=0.5",
+        "method.ratio={dr: 0.5, amd: 0.25}",
+        "method.loss_weight.amd=2",
+        "method.student.lr=0.01",
+        "method.student.dropout=0.1",
+    ],
 )
 def test_what_a_search_varies_changes_the_student_alone(assignment: str) -> None:
     assert changed(assignment) == {"student-dr-amd"}
@@ -160,7 +175,7 @@ def test_a_plain_single_task_run_is_its_teachers() -> None:
     ],
 )
 def test_what_shapes_every_network_changes_every_key(assignment: str) -> None:
-    assert changed(assignment) == set(keys_of())
+    assert changed(assignment) == set(keys_of()) - {"test"}
 
 
 def test_another_data_set_changes_every_key_and_another_path_none() -> None:
@@ -210,7 +225,7 @@ def test_what_a_stage_starts_from_and_runs_on_changes_its_key() -> None:
     config = a_config()
     started = stage_keys(plan_of(config), config, "print", initial_weights={"teacher-dr": ["cafe"]}, use_gpu=False)
     changed = {name for name, key in keys_of().items() if started[name] != key}
-    assert changed == {"teacher-dr", "cross-labels", "student-dr-amd"}
+    assert changed == {"teacher-dr", "cross-labels", "student-dr-amd", "test"}
     on_gpu = stage_keys(plan_of(config), config, "print", initial_weights={}, use_gpu=True)
     assert {on_gpu[name] == key for name, key in keys_of().items()} == {False}
 
@@ -321,7 +336,7 @@ def test_a_student_trains_on_every_graded_image_and_a_teacher_on_its_own(tmp_pat
             np.testing.assert_array_equal(rows, expected)
     sizes = []
     for share in (0.25, 0.5, 1.0):
-        student = build(plan_of(a_config(f"method.ratio={{dr: {share}}}")).stages[-1].settings)
+        student = build(plan_of(a_config(f"method.ratio={{dr: {share}}}")).without_test().stages[-1].settings)
         rows = student.training_rows(selection)
         amd = np.flatnonzero(dataset.grades["amd"][train] != NO_GRADE)
         assert set(train[amd]) <= set(rows)
@@ -333,7 +348,7 @@ def test_a_share_acts_on_single_task_students_of_images_with_two_grades(tmp_path
     dataset = write_dataset(tmp_path, rows=(40, 4, 4), both=True)
     selection = select(dataset, tasks=("dr", "amd"))
     config = a_config("method.multi_task=false", "method.synergic_labels=false", "method.ratio.dr=0.25")
-    students = {stage.name: build(stage.settings) for stage in plan_of(config).stages}
+    students = {stage.name: build(stage.settings) for stage in plan_of(config).without_test().stages}
     assert len(students["student-dr"].training_rows(selection)) == pytest.approx(10, abs=1)
     assert len(students["student-amd"].training_rows(selection)) == 40
 
@@ -341,7 +356,7 @@ def test_a_share_acts_on_single_task_students_of_images_with_two_grades(tmp_path
 def test_the_network_has_a_head_per_task() -> None:
     config = SallConfig(backbone="shufflenet_v2_x0_5", weights="none", dropout=0.25)
     method = build(
-        catalogue.plan(a_config(), TASKS).stages[-1].settings
+        catalogue.plan(a_config(), TASKS).without_test().stages[-1].settings
         | {"backbone": config.backbone, "weights": "none", "dropout": 0.25}
     )
     network = method.build_model().eval()

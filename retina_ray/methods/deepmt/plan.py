@@ -5,7 +5,7 @@ from typing import Any
 
 from retina_ray.config_method import DeepMTConfig, DeepMTStages, EvidenceConfig, GradingConfig
 from retina_ray.data.schema import Task, require_tasks
-from retina_ray.methods.base import Plan, Stage
+from retina_ray.methods.base import Plan, Stage, with_test
 from retina_ray.methods.deepmt.graph import StageName
 
 MODEL = "deepmt"
@@ -30,7 +30,7 @@ def plan(config: DeepMTConfig, tasks: Mapping[str, Task]) -> Plan:
     alone = config.super_resolution.mode == "none" and config.segmentation.mode == "none"
     earlier: tuple[StageName, ...] = () if alone else ("restoration", "grading")
     stages = [_stage(name, config, grades, needs=earlier[:i]) for i, name in enumerate((*earlier, "joint"))]
-    return Plan(stages=tuple(stages), baselines=(), finals=("joint",))
+    return Plan(stages=with_test(stages, compared=("joint",)), baselines=(), finals=("joint",))
 
 
 def _stage(name: StageName, config: DeepMTConfig, grades: Mapping[str, int], *, needs: tuple[str, ...]) -> Stage:

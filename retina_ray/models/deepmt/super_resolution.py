@@ -9,7 +9,7 @@ layer this follows the authors' public code.
 Shapes: ``B`` batch, ``h w`` low resolution, ``H W`` = scale*h, scale*w.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ class SuperResolution(nn.Module):
         blocks: number of residual blocks, the paper's feature extraction layers.
         scale: 2, 4 or 8.
         output: how the last convolution's d becomes an image: ``tanh``, (tanh(d) + 1) / 2, is the authors';
-            ``residual`` adds d to the bicubic enlargement and clips, and starts as exactly that enlargement.
+            ``residual`` adds d to the bicubic enlargement and clips; d starts near 0, not at it, where the layers
+            before it would learn nothing at first.
 
     Raises:
         ValueError: the scale or the output is none of these.
@@ -46,8 +47,8 @@ class SuperResolution(nn.Module):
         doublings = scale.bit_length() - 1
         last = nn.Conv2d(width, 3, 3, padding=1)
         if output == "residual":
-            for parameter in last.parameters():
-                nn.init.zeros_(parameter)
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.zeros_(cast(Tensor, last.bias))
         self.layers = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1),
             nn.LeakyReLU(inplace=True),
