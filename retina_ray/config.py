@@ -32,6 +32,8 @@ class DataConfig(Section):
     """Cross-validation: replace the stored splits by this many patient-grouped folds."""
     fold: int = Field(default=0, ge=0)
     """The fold that is the test split; the next one is the validation split."""
+    keep_test: bool = False
+    """Folds are dealt among the training and validation images alone, and data.fold names the validation split."""
     images_per_class: int | None = Field(default=None, ge=1)
     """Keep at most this many training images per task and grade, in every stage (SALL, Table IX)."""
     masks: Fraction = 1.0
@@ -141,7 +143,9 @@ class RuntimeConfig(Section):
     workers: int = Field(default=1, ge=0)
     """Ray Train workers (ranks); 0 trains inside the calling process."""
     use_gpu: bool | Literal["auto"] = "auto"
-    """One GPU per worker; ``auto``: where there are enough."""
+    """Whether workers have GPUs; ``auto``: where there are enough."""
+    gpus_per_worker: float = Field(default=1.0, gt=0.0, le=1.0)
+    """GPUs per worker where they have any; less than 1 lets several small trainings share one."""
     cpus_per_worker: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """CPUs per worker; ``auto`` shares the cluster's CPUs evenly, eight each at most."""
     address: str = "local"

@@ -28,6 +28,9 @@ __all__ = ["RegisteredModel", "Tracker", "list_models", "resolve_model", "show_m
 RUN_TAG = "retina_ray.run"
 """Tag of an MLflow run: the address of the run's folder, by which a resumed run finds it."""
 
+MLFLOW_PARENT = "mlflow.parentRunId"
+"""Tag by which MLflow nests runs."""
+
 _FAILURES_TOLERATED = 3
 """Failed log calls in a row; each may have waited out MLflow's own retries, minutes long."""
 
@@ -44,15 +47,17 @@ class Tracker:
         config: the resolved configuration.
         run_name: name of the run below ``runtime.storage``.
         resume: continue the MLflow run of the same address, if there is one.
+        parent: id of the MLflow run that this one is nested in.
 
     Raises:
         ResourceError: on entry, when MLflow cannot be reached.
     """
 
-    def __init__(self, config: RunConfig, *, run_name: str, resume: bool) -> None:
+    def __init__(self, config: RunConfig, *, run_name: str, resume: bool, parent: str = "") -> None:
         self._config = config
         self._run_name = run_name
         self._resume = resume
+        self._parent = parent
         self._client: MlflowClient | None = None
         self._run_id = ""
         self._resumed = False
@@ -71,6 +76,15 @@ class Tracker:
     ) -> None:
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
         self._attempt(lambda client: client.set_terminated(self._run_id, status))
+
+    @property
+    def run_id(self) -> str:
+        """The MLflow run's id; empty where tracking is disabled."""
+        return self._run_id
+
+    def log_figures(self, figures: Mapping[str, Any], *, step: int) -> None:
+        """Record numbers at a step; what is no number is left out."""
+        self._log_metrics(figures, step=step)
 
     def log_params(self, config: RunConfig) -> None:
         """Record the configuration by dotted path; a parameter that is already recorded keeps its first value."""
@@ -129,7 +143,8 @@ class Tracker:
             self._run_id, self._resumed = runs[0].info.run_id, True
             client.update_run(self._run_id, status="RUNNING")
         else:
-            self._run_id = client.create_run(experiment, tags={RUN_TAG: address}, run_name=self._run_name).info.run_id
+            tags = {RUN_TAG: address, **({MLFLOW_PARENT: self._parent} if self._parent else {})}
+            self._run_id = client.create_run(experiment, tags=tags, run_name=self._run_name).info.run_id
 
     def _log_metrics(self, values: Mapping[str, Any], *, step: int) -> None:
         now_ms = int(time.time() * 1000)

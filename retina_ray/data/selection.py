@@ -48,6 +48,7 @@ def select(
     hide_grades: str = "none",
     folds: int | None = None,
     fold: int = 0,
+    keep_test: bool = False,
     images_per_class: int | None = None,
     masks: float = 1.0,
     seed: int = 0,
@@ -60,6 +61,7 @@ def select(
         hide_grades: ``half`` keeps one seeded grade per training image that has several.
         folds: number of patient-grouped folds that replace the stored splits.
         fold: the test fold; the next one validates, the others train.
+        keep_test: deal the folds among the training and validation images alone; then ``fold`` validates.
         images_per_class: at most this many training images per task and grade (SALL, Table IX).
         masks: fraction of the training images' lesion masks that is used.
         seed: of hidden grades and of the shares kept.
@@ -70,7 +72,7 @@ def select(
     """
     require_tasks(tasks, dataset.grades)
     grades = {task: dataset.grades[task].copy() for task in tasks}
-    split_of = _split_of(dataset, folds, fold)
+    split_of = _split_of(dataset, folds, fold, keep_test=keep_test)
     rows = {split: np.flatnonzero(split_of == split) for split in SPLITS}
     ids = dataset.image_ids
     if hide_grades == "half":
@@ -116,14 +118,25 @@ def take_ratio(
     return rows[kept | ~graded]
 
 
-def _split_of(dataset: ShardedDataset, folds: int | None, fold: int) -> np.ndarray:
+def _split_of(dataset: ShardedDataset, folds: int | None, fold: int, *, keep_test: bool) -> np.ndarray:
     if folds is None:
         return np.asarray(dataset.splits)
+    if keep_test:
+        return _validation_fold(dataset, folds, fold)
     # The partition belongs to the data set: runs of any seed and tasks can be compared and pooled over its folds.
     parts = assign_folds(list(dataset.group_ids), dataset.grades, folds=folds, seed=0)
     named = np.full(len(parts), "train", dtype=object)
     named[parts == (fold + 1) % folds] = "validation"
     named[parts == fold] = "test"
+    return named
+
+
+def _validation_fold(dataset: ShardedDataset, folds: int, fold: int) -> np.ndarray:
+    named = np.asarray(dataset.splits, dtype=object).copy()
+    rows = np.flatnonzero(named != "test")
+    grades = {task: values[rows] for task, values in dataset.grades.items()}
+    parts = assign_folds(list(dataset.group_ids[rows]), grades, folds=folds, seed=0)
+    named[rows] = np.where(parts == fold, "validation", "train")
     return named
 
 

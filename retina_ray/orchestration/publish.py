@@ -37,7 +37,11 @@ class Published:
 
 
 def train_and_publish(
-    config: RunConfig, *, resume: bool = False, listener: Callable[[dict[str, Any]], None] = lambda record: None
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    listener: Callable[[dict[str, Any]], None] = lambda record: None,
+    parent: str = "",
 ) -> Published:
     """Train a run, log it to MLflow, write its bundle and register it.
 
@@ -45,12 +49,13 @@ def train_and_publish(
         config: the whole configuration.
         resume: continue a run of the same name.
         listener: receives progress records.
+        parent: id of the MLflow run that this one is nested in.
 
     Raises:
         RetinaRayError: as `train_driver`.
     """
     run = prepare(config, resume=resume)
-    with Tracker(run.config, run_name=config.name, resume=run.resumed) as tracker:
+    with Tracker(run.config, run_name=config.name, resume=run.resumed, parent=parent) as tracker:
         tracker.log_params(run.config)
 
         def log(record: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,15 @@ PRIVATE_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
+SEARCH_ENVIRONMENT = {
+    # What Ray Tune would write of each trial is in the search's journal.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # So is the search's state; Ray Tune's snapshots lag behind the trials and do not hold the scheduler.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    # Ctrl-C ends a search as it ends everything else; Ray Tune's handler would swallow it.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+
 WORKER_ENVIRONMENT = {
     # A worker whose peer vanished silently would wait 30 s for the process group to shut down.
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
@@ -45,22 +54,27 @@ OBJECT_STORE_BYTES = 200 * 2**20
 
 
 @contextmanager
-def connected(runtime: RuntimeConfig) -> Iterator[None]:
+def connected(runtime: RuntimeConfig, extra: Mapping[str, str] | None = None) -> Iterator[None]:
     """Connect to the configured cluster, or start a private one, for the length of a block.
 
     A private cluster has a temporary folder of its own, since two clusters that share one can end each other's
     training, and a token of its own, so that nobody else on the machine can submit work to it. A process that is
     already connected stays so.
 
+    Args:
+        runtime: names the cluster.
+        extra: environment variables to set besides.
+
     Raises:
         ResourceError: the cluster cannot be reached.
     """
     if ray.is_initialized():
+        _set(extra or {})
         yield
         return
     private = runtime.address == "local"
-    settings = {**DRIVER_ENVIRONMENT, **(PRIVATE_ENVIRONMENT if private else {})}
-    os.environ.update({name: os.environ.get(name, value) for name, value in settings.items()})
+    settings = {**DRIVER_ENVIRONMENT, **(PRIVATE_ENVIRONMENT if private else {}), **(extra or {})}
+    _set(settings)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if not private:
         try:
@@ -88,3 +102,9 @@ def connected(runtime: RuntimeConfig) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _set(environment: Mapping[str, str]) -> None:
+    """Set variables that the user has not."""
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)

@@ -23,7 +23,7 @@ from retina_ray.errors import RetinaRayError
 from retina_ray.methods.base import Plan, Stage
 from retina_ray.orchestration.progress import Listener, relay_to
 from retina_ray.orchestration.ray_settings import COLLECTIVE_TIMEOUT_S, WORKER_ENVIRONMENT
-from retina_ray.orchestration.resources import WorkerResources, side_by_side
+from retina_ray.orchestration.resources import WorkerResources
 from retina_ray.orchestration.snapshot import mend
 from retina_ray.orchestration.worker import run_worker
 from retina_ray.training.artifact import Artifact, read_artifact
@@ -73,7 +73,7 @@ class StageRunner:
         """
         if self._resources.workers == 0:
             return {stage.name: self._ensure(stage, self._run_in_process) for stage in stages}
-        slots = side_by_side(self._resources, self._cluster)
+        slots = max(1, self._resources.fit(self._cluster))
         with relay_to(self._listener) as relay:
             return self._run_side_by_side(stages, slots, lambda stage: self._run_on_ray(stage, relay))
 
@@ -134,7 +134,7 @@ class StageRunner:
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
                 use_gpu=resources.use_gpu,
-                resources_per_worker={"CPU": resources.cpus, **({"GPU": 1} if resources.use_gpu else {})},
+                resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.use_gpu else {})},
             ),
             run_config=RayRunConfig(
                 name=self.keys[stage.name],

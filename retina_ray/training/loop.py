@@ -147,4 +147,6 @@ class Loop:
             self._sums = {k: torch.tensor(v, dtype=torch.float64, device=device) for k, v in progress.sums.items()}
             self._saved_step = progress.step
         if restored.found or restored.damaged:
-            self._reporter.progress({"kind": "restored", **self._position(), "damaged": list(restored.damaged)})
+            history = list(self._state.progress.history)
+            damaged = list(restored.damaged)
+            self._reporter.progress({"kind": "restored", **self._position(), "damaged": damaged, "history": history})

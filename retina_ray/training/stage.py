@@ -300,6 +300,7 @@ def select_rows(config: RunConfig, dataset: ShardedDataset) -> Selection:
         hide_grades=config.data.hide_grades,
         folds=config.data.folds,
         fold=config.data.fold,
+        keep_test=config.data.keep_test,
         images_per_class=config.data.images_per_class,
         masks=config.data.masks,
         seed=config.seed,

@@ -33,6 +33,7 @@ RANKS = {
     "retina_ray.explain": 2,
     "retina_ray.data": 2,
     "retina_ray.methods": 3,
+    "retina_ray.search": 4,
     "retina_ray.training": 4,
     "retina_ray.serving": 4,
     "retina_ray.client": 4,

@@ -187,6 +187,7 @@ def test_another_data_set_changes_every_key_and_another_path_none() -> None:
 OTHER_VALUES = {
     "runtime.storage": "elsewhere",
     "runtime.use_gpu": True,
+    "runtime.gpus_per_worker": 0.5,
     "runtime.cpus_per_worker": 3,
     "runtime.address": "auto",
     "runtime.cache": "/tmp/cache",

@@ -1,0 +1,201 @@
+"""A search while it runs: what the journal, Optuna and successive halving know of it, and Ray Tune's way to them.
+
+Ray Tune only runs trials here. Its own snapshots are not used: they lag behind the trials, and hold no scheduler.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from retina_ray.orchestration.halving import Halving
+from retina_ray.search.goals import Goal
+from retina_ray.search.journal import Event, Journal, State
+from retina_ray.search.study import SearchStudy
+
+
+class LiveSearch:
+    """Hands out trials and takes in what they reach.
+
+    Args:
+        journal: of this search, perhaps with trials from before.
+        study: fresh.
+        goals: what is optimised.
+        halving: fresh; None where no trial is stopped early.
+        trials: how many there are to be in all.
+
+    Raises:
+        ConfigError: the trials in the journal are not those that the study suggests.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        study: SearchStudy,
+        goals: Sequence[Goal],
+        *,
+        halving: Halving | None,
+        trials: int,
+    ) -> None:
+        self._journal = journal
+        self._study = study
+        self._goals = goals
+        self._halving = halving
+        self._trials = trials
+        records = sorted(journal.trials.values(), key=lambda record: record.number)
+        study.replay(records, self._repeat)
+        self._waiting = [record.number for record in records if record.state == "running"]
+        for number in [number for number in self._waiting if self.is_stopped(number)]:
+            self._waiting.remove(number)  # killed between the decision and its execution
+            self.end(number, "stopped")
+
+    @property
+    def left(self) -> int:
+        """Number of trials still to be run or finished."""
+        return len(self._waiting) + max(0, self._trials - len(self._journal.trials))
+
+    def next(self) -> tuple[int, dict[str, Any]] | None:
+        """Return the number and overrides of a trial to run: an unfinished one, else a new one, else None."""
+        if self._waiting:
+            number = self._waiting.pop(0)
+            return number, self._journal.trials[number].overrides
+        number = len(self._journal.trials)
+        if number >= self._trials:
+            return None
+        suggestion = self._study.ask()
+        self._journal.ask(
+            number,
+            params=suggestion.params,
+            distributions=suggestion.distributions,
+            overrides=suggestion.overrides,
+        )
+        self._add(number)
+        return number, suggestion.overrides
+
+    def report(self, number: int, result: Mapping[str, Any]) -> bool:
+        """Take a trial's report and return whether it is to be stopped.
+
+        A trial that is run again reports once more what is known already, which changes nothing.
+        """
+        record = self._journal.trials[number]
+        if record.reports and result["epoch"] <= record.reports[-1].epoch:
+            return False
+        figures = result["figures"]
+        stop = self._judge(number, result["epoch"], figures)
+        self._journal.report(
+            number,
+            epoch=result["epoch"],
+            figures=figures,
+            stopped=stop,
+            seconds=result["seconds"],
+            stages=result["stages"],
+        )
+        # From the record, which knows no NaN: what is told now and what is told after a resume are the same.
+        self._study.report(number, record.reports[-1], step=len(record.reports) - 1)
+        return stop
+
+    def is_stopped(self, number: int) -> bool:
+        """Return whether the last report of a trial had it stopped."""
+        reports = self._journal.trials[number].reports
+        return bool(reports) and reports[-1].stopped
+
+    def end(self, number: int, state: State, *, reason: str = "") -> None:
+        """Take the end of a trial."""
+        self._journal.end(number, state, reason=reason)
+        self._close(number)
+        self._study.tell(self._journal.trials[number])
+
+    def _repeat(self, event: Event) -> None:
+        """Bring successive halving to where it was."""
+        number = event.trial.number
+        if event.kind == "asked":
+            self._add(number)
+        elif event.report is not None:
+            self._judge(number, event.report.epoch, event.report.figures)
+        else:
+            self._close(number)
+
+    def _add(self, number: int) -> None:
+        if self._halving is not None:
+            self._halving.add(number)
+
+    def _judge(self, number: int, epoch: float, figures: Mapping[str, float | None]) -> bool:
+        if self._halving is None:
+            return False
+        goal = self._goals[0]
+        value = figures.get(goal.metric)
+        return self._halving.stops(number, epoch, goal.gain(math.nan if value is None else value))
+
+    def _close(self, number: int) -> None:
+        if self._halving is not None:
+            self._halving.remove(number)
+
+
+class JournalSearcher(Searcher):
+    """Ray Tune's searcher: asks the search for trials, and tells it when they end.
+
+    Args:
+        search: the state of the search.
+    """
+
+    def __init__(self, search: LiveSearch) -> None:
+        super().__init__()
+        self._search = search
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next trial as Ray Tune's configuration of it."""
+        following = self._search.next()
+        if following is None:
+            return Searcher.FINISHED
+        self._numbers[trial_id], overrides = following
+        return {"number": following[0], "overrides": overrides}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Take the end of a trial; one that was only interrupted has not ended."""
+        number = self._numbers[trial_id]
+        result = result or {}
+        if error:
+            self._search.end(number, "failed", reason="its process died again and again; see the log of the driver")
+        elif "failure" in result:
+            self._search.end(number, "failed", reason=result["failure"])
+        elif self._search.is_stopped(number):
+            self._search.end(number, "stopped")
+        elif result.get("done"):
+            self._search.end(number, "complete")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the journal has it all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing: the journal has it all."""
+
+
+class JournalScheduler(FIFOScheduler):
+    """Ray Tune's scheduler: passes reports to the search, and its decisions back.
+
+    Args:
+        search: the state of the search.
+    """
+
+    def __init__(self, search: LiveSearch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray's
+        self._search = search
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Take a report; Ray Tune repeats the last one when a trial is done."""
+        if result.get("done") or "failure" in result:
+            return str(TrialScheduler.CONTINUE)
+        stop = self._search.report(trial.config["number"], _nested(result))
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a report as the trial made it: Ray Tune flattens its mappings with slashes."""
+    own = {name: flat[name] for name in ("epoch", "seconds")}
+    for group in ("figures", "stages"):
+        start = f"{group}/"
+        own[group] = {name.removeprefix(start): value for name, value in flat.items() if name.startswith(start)}
+    return own

@@ -1,0 +1,129 @@
+"""The folder of a search: what is searched for, its trials, its winner and its report.
+
+``<storage>/<search name>/``: ``search.json`` (space, goals, options, state, winner), ``config.yaml`` (what the search
+starts from), ``trials/`` (the journal) and ``report.html``.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from retina_ray import yaml_dialect
+from retina_ray.config import RunConfig, from_mapping, to_yaml
+from retina_ray.data.store import Store, locked
+from retina_ray.errors import ConfigError
+from retina_ray.metrics.json_text import json_text
+from retina_ray.orchestration.run_folder import CONFIG, RUN, SHAPING
+from retina_ray.provenance import environment
+from retina_ray.search.goals import Goal
+from retina_ray.search.journal import TrialRecord, read_trials
+
+SEARCH = "search.json"
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """A search on storage.
+
+    Attributes:
+        store: its folder.
+    """
+
+    store: Store
+
+    @classmethod
+    def claim(cls, config: RunConfig, described: dict[str, Any], *, resume: bool) -> "SearchFolder":
+        """Return the folder of a search that begins there or goes on there, with its description written.
+
+        Args:
+            config: what the search starts from.
+            described: what it searches and how: everything that its course depends on.
+            resume: whether a search of the same name may be continued.
+
+        Raises:
+            ConfigError: the search exists and is not to be resumed, or it was another one, or a run has the name.
+        """
+        folder = cls(Store(config.runtime.storage).child(config.name))
+        if folder.store.exists(RUN):
+            raise ConfigError("a run has this name", folder.store.uri, "choose another --name")
+        if folder.store.exists(SEARCH):
+            if not resume:
+                fix = "add --resume to continue it, or choose another --name"
+                raise ConfigError("the search exists", folder.store.uri, fix)
+            folder._check_same(config, described)
+        folder.store.write_bytes(CONFIG, to_yaml(config).encode())
+        folder.update(**described, environment=environment(), started=datetime.now(UTC).isoformat(timespec="seconds"))
+        return folder
+
+    @classmethod
+    def open(cls, path: str) -> "SearchFolder":
+        """Open an existing search.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        folder = cls(Store(path))
+        if not folder.is_there:
+            raise ConfigError("not a search", path, "give the folder that `retina-ray tune` printed")
+        return folder
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder holds a search."""
+        return self.store.exists(SEARCH)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes of this machine from running the same search until the block ends.
+
+        Raises:
+            ConfigError: one does already.
+        """
+        with ExitStack() as held:
+            if self.store.is_local:
+                try:
+                    held.enter_context(locked(self.store.local_path / ".lock", wait=False))
+                except BlockingIOError:
+                    raise ConfigError("the search is running", self.store.uri, "wait for it, or end it") from None
+            yield
+
+    def update(self, **facts: Any) -> None:
+        """Add facts to ``search.json``."""
+        known = self.describe() if self.is_there else {}
+        self.store.write_bytes(SEARCH, json_text({**known, **facts}).encode())
+
+    def describe(self) -> dict[str, Any]:
+        """Return ``search.json``."""
+        return dict(json.loads(self.store.read_bytes(SEARCH)))
+
+    def goals(self) -> tuple[Goal, ...]:
+        """Return what the search optimises."""
+        return tuple(Goal(**goal) for goal in self.describe()["goals"])
+
+    def config(self) -> RunConfig:
+        """Return what the search starts from."""
+        return from_mapping(yaml_dialect.load(self.store.read_bytes(CONFIG).decode()))
+
+    def trials(self) -> list[TrialRecord]:
+        """Return the trials, by number."""
+        return read_trials(self.store)
+
+    def _check_same(self, config: RunConfig, described: dict[str, Any]) -> None:
+        fix = "give the same options as before, or choose another --name"
+        before, known = self.config().model_dump(mode="json"), self.describe()
+        after = config.model_dump(mode="json")
+        for section in SHAPING:
+            if before[section] != after[section]:
+                raise ConfigError("the search to resume differs in section", section, fix)
+        plain = json.loads(json_text(described))
+        for name, value in plain.items():
+            if name != "trials" and known.get(name) != value:
+                raise ConfigError(f"the search to resume had another {name}", f"{known.get(name)}, now {value}", fix)
+
+
+def plain_goals(goals: tuple[Goal, ...]) -> list[dict[str, str]]:
+    """Return goals as `SearchFolder.goals` reads them."""
+    return [asdict(goal) for goal in goals]

@@ -1,0 +1,214 @@
+"""A hyper-parameter search from its space to its trials: Ray Tune runs them, each with the `train_driver`'s stages."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import ray.tune
+
+from retina_ray.config import RunConfig, override
+from retina_ray.data.store import Store
+from retina_ray.orchestration.halving import Halving
+from retina_ray.orchestration.live_search import JournalScheduler, JournalSearcher, LiveSearch
+from retina_ray.orchestration.preparation import PlannedRun, plan_run
+from retina_ray.orchestration.ray_settings import SEARCH_ENVIRONMENT, connected
+from retina_ray.orchestration.resources import WorkerResources, share_out
+from retina_ray.orchestration.search_folder import SearchFolder, plain_goals
+from retina_ray.orchestration.search_tracking import SearchTracker
+from retina_ray.orchestration.shared_stages import draw, train_shared
+from retina_ray.orchestration.tune_trial import fold_config, run_trial
+from retina_ray.search.goals import Goal, goals_of
+from retina_ray.search.journal import Journal, TrialRecord
+from retina_ray.search.space import load_space
+from retina_ray.search.study import SearchStudy
+
+Record = dict[str, Any]
+
+MAX_TRIAL_FAILURES = 3
+"""Deaths of a trial's process that are survived by running it again."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How a search is done.
+
+    Attributes:
+        space: name of the search space; see `load_space`.
+        trials: how many.
+        metric: what to optimise instead of the space's own, several separated by commas.
+        scheduler: whether trials that fall behind are stopped.
+        concurrent: trials side by side; None: as many as fit.
+        gpus_per_trial: GPUs of a trial, fractions too; None: those that the configuration asks for.
+        time_budget_s: seconds after which no trial goes on; None: no limit.
+        points: parameters of the first trials instead of the space's own; None: those.
+        cv: folds of cross-validation; None: none.
+    """
+
+    space: str
+    trials: int
+    metric: str | None = None
+    scheduler: str = "asha"
+    concurrent: int | None = None
+    gpus_per_trial: float | None = None
+    time_budget_s: float | None = None
+    points: tuple[dict[str, Any], ...] | None = None
+    cv: int | None = None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A search whose trials are done.
+
+    Attributes:
+        folder: on storage.
+        config: what it started from, with absolute paths.
+        goals: what was optimised.
+        trials: by number.
+        mlflow_run: id of the search's MLflow run; empty where tracking is disabled.
+    """
+
+    folder: SearchFolder
+    config: RunConfig
+    goals: tuple[Goal, ...]
+    trials: list[TrialRecord]
+    mlflow_run: str
+
+
+def run_search(
+    config: RunConfig,
+    options: SearchOptions,
+    *,
+    resume: bool = False,
+    listener: Callable[[Record], None] = lambda record: None,
+    on_trial: Callable[[TrialRecord], None] = lambda record: None,
+) -> SearchResult:
+    """Run the trials of a search.
+
+    Args:
+        config: what the trials start from; its name is the search's.
+        options: what is searched for, and how.
+        resume: continue a search of the same name.
+        listener: receives progress records of the stages that all trials share, each with ``stage`` and ``kind``.
+        on_trial: is told of each event of a trial.
+
+    Raises:
+        RetinaRayError: the space, the configuration or the cluster will not do.
+    """
+    space = load_space(options.space)
+    goals = goals_of(space, options.metric)
+    run = plan_run(_with_gpus(config, options))
+    plain = run.config.model_dump(mode="json")
+    points = tuple(dict(point) for point in (space.points(plain) if options.points is None else options.points))
+    halves = options.scheduler == "asha" and len(goals) == 1
+    described = {
+        "space": options.space,
+        "goals": plain_goals(goals),
+        "trials": options.trials,
+        "scheduler": "asha" if halves else "none",
+        "cv": options.cv,
+        "points": points,
+        "fingerprint": run.dataset.manifest.fingerprint,
+    }
+    drawn = draw(space, run.config, points)
+    with ExitStack() as stack:
+        stack.enter_context(connected(run.config.runtime, SEARCH_ENVIRONMENT))
+        cluster = ray.cluster_resources()
+        share, concurrent = share_among_trials(run.config, options, cluster)
+        folder = SearchFolder.claim(run.config, described, resume=resume)
+        stack.enter_context(folder.alone())
+        for each in _folds(run, options.cv):
+            train_shared(each, drawn, listener, cluster=cluster)
+        tracker = stack.enter_context(SearchTracker(run.config, resume=resume))
+
+        def heard(record: TrialRecord) -> None:
+            tracker(record)
+            on_trial(record)
+
+        journal = Journal(folder.store, listener=heard)
+        study = SearchStudy(space, goals, config=plain, points=points, seed=run.config.seed, parallel=concurrent > 1)
+        budget = options.cv or _final_epochs(run)
+        live = LiveSearch(journal, study, goals, halving=Halving(budget) if halves else None, trials=options.trials)
+        if live.left:
+            _tune(run.config, folder.store, live, options, share=share, concurrent=concurrent)
+        return SearchResult(folder, run.config, goals, folder.trials(), tracker.run_id)
+
+
+def share_among_trials(
+    config: RunConfig, options: SearchOptions, cluster: Mapping[str, float]
+) -> tuple[WorkerResources, int]:
+    """Return what each worker of a trial gets, and how many trials run side by side.
+
+    Where CPUs per worker are left open, they are those that the asked number of trials leaves; without such a number,
+    a trial gets what a single run would.
+
+    Raises:
+        ResourceError: not even one trial fits.
+    """
+    whole = share_out(config.runtime, cluster)
+    if config.runtime.cpus_per_worker == "auto" and options.concurrent:
+        workers = max(1, config.runtime.workers)
+        whole = replace(
+            whole, cpus=max(1, min(whole.cpus, int(cluster.get("CPU", 0)) // (workers * options.concurrent)))
+        )
+    fit = whole.fit(cluster)
+    return whole, min(fit, options.concurrent) if options.concurrent else fit
+
+
+def _with_gpus(config: RunConfig, options: SearchOptions) -> RunConfig:
+    if options.gpus_per_trial is None:
+        return config
+    workers = max(1, config.runtime.workers)
+    return override(config, {"runtime.use_gpu": True, "runtime.gpus_per_worker": options.gpus_per_trial / workers})
+
+
+def _folds(run: PlannedRun, folds: int | None) -> list[PlannedRun]:
+    """Return the runs that a trial consists of."""
+    return [run] if folds is None else [plan_run(fold_config(run.config, folds, fold)) for fold in range(folds)]
+
+
+def _final_epochs(run: PlannedRun) -> int:
+    """Return the epochs of the stages that a trial is judged by."""
+    finals = [stage for stage in run.plan.stages if stage.name in run.plan.finals]
+    return max(int(stage.overrides.get("train.epochs", run.config.train.epochs)) for stage in finals)
+
+
+def _tune(
+    config: RunConfig,
+    store: Store,
+    live: LiveSearch,
+    options: SearchOptions,
+    *,
+    share: WorkerResources,
+    concurrent: int,
+) -> None:
+    base = override(config, {"runtime.cpus_per_worker": share.cpus, "runtime.use_gpu": share.use_gpu})
+    in_process = {"cpu": share.cpus, **({"gpu": share.gpus} if share.use_gpu else {})}
+    # A trial that trains on workers of its own only waits for them.
+    resources = in_process if share.workers == 0 else {"cpu": 0.01}
+    trainable = ray.tune.with_parameters(run_trial, base=base.model_dump(mode="json"), folds=options.cv)
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(trainable, resources),
+        tune_config=ray.tune.TuneConfig(
+            num_samples=live.left,
+            search_alg=JournalSearcher(live),
+            scheduler=JournalScheduler(live),
+            max_concurrent_trials=concurrent,
+            time_budget_s=options.time_budget_s,
+            # A process has imported everything already, and one that trains itself can be stopped without being ended.
+            reuse_actors=share.workers == 0,
+            trial_dirname_creator=_folder_name,
+        ),
+        run_config=ray.tune.RunConfig(
+            name="tune",
+            storage_path=store.uri,
+            verbose=0,
+            failure_config=ray.tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
+        ),
+    )
+    tuner.fit()
+
+
+def _folder_name(trial: Any) -> str:
+    return f"trial-{trial.config['number']:05}"

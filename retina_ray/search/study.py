@@ -1,0 +1,149 @@
+"""Optuna's side of a search: it suggests trials, is told what they reach, and can be rebuilt from the journal.
+
+A sampler's suggestions follow from its seed and from what it was asked and told, in order. So the journal is all that a
+resumed search needs: replayed into a fresh study, it ends in the state of the one that was killed.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.trial import TrialState
+
+from retina_ray.errors import ConfigError
+from retina_ray.search.goals import Goal
+from retina_ray.search.journal import Event, Report, TrialRecord, events
+from retina_ray.search.space import SearchSpace
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A trial to run.
+
+    Attributes:
+        params: by the names that the space gave them.
+        distributions: Optuna's, as JSON.
+        overrides: values by dotted path of the configuration.
+    """
+
+    params: dict[str, Any]
+    distributions: dict[str, str]
+    overrides: dict[str, Any]
+
+
+class SearchStudy:
+    """Asks and tells; trials are numbered in the order of asking.
+
+    Args:
+        space: what is varied.
+        goals: what for; several make a Pareto search.
+        config: the configuration that the search starts from, as plain values.
+        points: parameters of the first trials.
+        seed: of the sampler.
+        parallel: whether trials run side by side, so that the sampler must reckon with unfinished ones.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        goals: Sequence[Goal],
+        *,
+        config: dict[str, Any],
+        points: Sequence[dict[str, Any]],
+        seed: int,
+        parallel: bool,
+    ) -> None:
+        self._space = space
+        self._goals = goals
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=parallel)
+        self._study = optuna.create_study(directions=[goal.direction for goal in goals], sampler=sampler)
+        self._study.set_user_attr("config", config)
+        for point in points:
+            self._study.enqueue_trial(point)
+        self._trials: dict[int, optuna.Trial] = {}
+
+    def ask(self) -> Suggestion:
+        """Return the next trial.
+
+        Raises:
+            ConfigError: the search space fails.
+        """
+        trial = self._study.ask()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a point outside its range is tried as the user gave it
+            overrides = self._space.overrides(trial)
+        self._trials[trial.number] = trial
+        distributions = {name: distribution_to_json(each) for name, each in trial.distributions.items()}
+        return Suggestion(dict(trial.params), distributions, overrides)
+
+    def report(self, number: int, report: Report, *, step: int) -> None:
+        """Tell what a running trial has reached, which a Pareto search does not use."""
+        if len(self._goals) == 1:
+            value = report.figures.get(self._goals[0].metric)
+            self._trials[number].report(math.nan if value is None else value, step)
+
+    def tell(self, record: TrialRecord) -> None:
+        """Tell how a trial ended."""
+        values = values_of(record, self._goals)
+        if record.state == "stopped" and len(self._goals) == 1:
+            self._study.tell(record.number, state=TrialState.PRUNED)
+        elif record.state == "failed" or values is None:
+            self._study.tell(record.number, state=TrialState.FAIL)
+        else:
+            self._study.tell(record.number, values)
+
+    def replay(self, records: Sequence[TrialRecord], each: Callable[[Event], None] = lambda event: None) -> None:
+        """Repeat what happened to the trials of a journal.
+
+        Args:
+            records: all of them.
+            each: is called with every event as well, in order.
+
+        Raises:
+            ConfigError: the study would have suggested other trials.
+        """
+        steps = dict.fromkeys((record.number for record in records), 0)
+        for event in events(records):
+            record = event.trial
+            if event.kind == "asked":
+                self._check(record, self.ask())
+            elif event.report is not None:
+                self.report(record.number, event.report, step=steps[record.number])
+                steps[record.number] += 1
+            else:
+                self.tell(record)
+            each(event)
+
+    def _check(self, record: TrialRecord, suggestion: Suggestion) -> None:
+        if suggestion.params != record.params:
+            raise ConfigError(
+                "the search to resume would go on otherwise than it began, from trial",
+                f"{record.number} with {record.params} (now {suggestion.params})",
+                "give the same space, points and seed, or choose another --name",
+            )
+
+
+def finished_study(records: Sequence[TrialRecord], goals: Sequence[Goal]) -> optuna.Study:
+    """Return the trials that have a value as a study that Optuna can analyse."""
+    study = optuna.create_study(directions=[goal.direction for goal in goals])
+    for record in records:
+        values = values_of(record, goals)
+        if record.state in ("complete", "stopped") and values is not None:
+            distributions = {name: json_to_distribution(text) for name, text in record.distributions.items()}
+            trial = optuna.trial.create_trial(params=record.params, distributions=distributions, values=values)
+            study.add_trial(trial)
+    return study
+
+
+def values_of(record: TrialRecord, goals: Sequence[Goal]) -> list[float] | None:
+    """Return the last value of every goal, or None where one has none."""
+    values = [value for goal in goals if (value := record.value(goal.metric)) is not None]
+    return values if len(values) == len(goals) else None
