@@ -66,8 +66,7 @@ class Loop:
 
     def _train_epoch(self) -> None:
         progress, per_epoch = self._state.progress, self._loader.steps_per_epoch
-        epoch, start = divmod(progress.step, per_epoch)
-        for micro_batches in self._clock.waiting(self._loader.epoch(epoch, start)):
+        for micro_batches in self._clock.waiting(self._loader.epoch(*divmod(progress.step, per_epoch))):
             with self._clock.phase("compute"):
                 rate = learning_rate(
                     self._schedule.optim,
@@ -141,12 +140,11 @@ class Loop:
             self._reporter.report(metrics, folder)
 
     def _restore(self) -> None:
-        restored = restore(self._state, self._reporter)
+        restored, progress = restore(self._state, self._reporter), self._state.progress
         if restored.found:
-            progress, device = self._state.progress, self._world.device
+            device = self._world.device
             self._sums = {k: torch.tensor(v, dtype=torch.float64, device=device) for k, v in progress.sums.items()}
             self._saved_step = progress.step
         if restored.found or restored.damaged:
-            history = list(self._state.progress.history)
-            damaged = list(restored.damaged)
-            self._reporter.progress({"kind": "restored", **self._position(), "damaged": damaged, "history": history})
+            found = {"damaged": list(restored.damaged), "history": list(progress.history)}
+            self._reporter.progress({"kind": "restored", **self._position(), **found})
