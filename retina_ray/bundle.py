@@ -23,7 +23,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from retina_ray.bundle_manifest import (
-    BUNDLE_VERSION,
+    READABLE_VERSIONS,
     BundleManifest,
     CodeVersion,
     DataFacts,
@@ -34,8 +34,10 @@ from retina_ray.bundle_statistics import calibrate, measure_test, measure_traini
 from retina_ray.card import model_card
 from retina_ray.config import RunConfig
 from retina_ray.data.schema import Task
+from retina_ray.data.selection import Selection
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.store import Store
+from retina_ray.data.tested_images import fingerprint_test
 from retina_ray.errors import BundleError, ConfigError, DataError
 from retina_ray.methods import catalogue
 from retina_ray.methods.base import Method
@@ -157,6 +159,7 @@ def build_bundle(
     predictions: pa.Table,
     model: str,
     dataset: ShardedDataset,
+    selection: Selection,
     training_rows: np.ndarray,
     summaries: list[TaskSummary],
 ) -> Bundle:
@@ -171,6 +174,7 @@ def build_bundle(
         predictions: prediction table with validation and test rows of the final model.
         model: its name there.
         dataset: the one it was trained on.
+        selection: the rows and grades of it that the run saw.
         training_rows: (n,) rows that the networks were trained on.
         summaries: test metrics; those of other models are left out.
 
@@ -205,7 +209,13 @@ def build_bundle(
         quality=quality_limits(measures),
         reference=reference(measures, validation, calibration),
         metrics={
-            task: measure_test(_summary_of(summaries, model, task), test[task], calibration[task]) for task in names
+            task.name: measure_test(
+                _summary_of(summaries, model, task.name),
+                test[task.name],
+                calibration[task.name],
+                fingerprint=fingerprint_test(dataset, selection, task),
+            )
+            for task in tasks
         },
         data=DataFacts(
             fingerprint=dataset.manifest.fingerprint,
@@ -259,8 +269,9 @@ def _parse(text: bytes, store: Store) -> BundleManifest:
     try:
         fields = json.loads(text)
         version = fields["version"]
-        if version != BUNDLE_VERSION:
-            fix = f"this release reads version {BUNDLE_VERSION}: use the release that made it, or train again"
+        if version not in READABLE_VERSIONS:
+            known = " and ".join(str(number) for number in READABLE_VERSIONS)
+            fix = f"this release reads versions {known}: use the release that made it, or train again"
             raise BundleError(f"the bundle {store.uri} is of another version", version, fix)
         return BundleManifest.model_validate_json(text)
     except (ValueError, KeyError, TypeError) as error:

@@ -12,8 +12,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from retina_ray.data.schema import Task
 
-BUNDLE_VERSION: Final = 1
-"""Version of the format; a reader refuses any other."""
+BUNDLE_VERSION: Final = 2
+"""Version of the format that is written."""
+
+READABLE_VERSIONS: Final = (1, BUNDLE_VERSION)
+"""Versions of the format that are read: in the first, no task's metrics have a `TaskMetrics.test_fingerprint`."""
 
 CONFIDENCE_BINS = 20
 """Equal-width bins of [0, 1] in `Reference.confidence`."""
@@ -102,6 +105,8 @@ class TaskMetrics(Part):
     """Share of calibrated prediction sets that hold the truth."""
     set_size: float
     """Mean number of grades in a set."""
+    test_fingerprint: str | None = None
+    """Of the test images and their grades, see `data.tested_images`; null in bundles of version 1."""
 
 
 class DataFacts(Part):
@@ -126,7 +131,7 @@ class CodeVersion(Part):
 class BundleManifest(Part):
     """The fields of ``bundle.json``."""
 
-    version: Literal[1] = BUNDLE_VERSION
+    version: Literal[1, 2] = BUNDLE_VERSION
     name: str
     method: str
     networks: tuple[NetworkEntry, ...] = Field(min_length=1)

@@ -47,8 +47,10 @@ def calibrate(task: Task, validation: Predictions, *, coverage: float) -> TaskCa
     )
 
 
-def measure_test(summary: TaskSummary, test: Predictions, calibration: TaskCalibration) -> TaskMetrics:
-    """Return a task's test metrics and how its prediction sets do there."""
+def measure_test(
+    summary: TaskSummary, test: Predictions, calibration: TaskCalibration, *, fingerprint: str
+) -> TaskMetrics:
+    """Return a task's test metrics, how its prediction sets do there, and the fingerprint of what that rests on."""
     sets = prediction_set(apply_temperature(test.probabilities, calibration.temperature), calibration.quantile)
     return TaskMetrics(
         images=summary.n,
@@ -56,6 +58,7 @@ def measure_test(summary: TaskSummary, test: Predictions, calibration: TaskCalib
         intervals=dict(summary.intervals),
         set_coverage=float(sets[np.arange(len(test.truth)), test.truth].mean()),
         set_size=float(sets.sum(axis=1).mean()),
+        test_fingerprint=fingerprint,
     )
 
 

@@ -80,6 +80,9 @@ def _metrics(manifest: BundleManifest) -> Iterator[str]:
             for task, found in manifest.metrics.items()
         ],
     )
+    yield ""
+    marks = ", ".join(f"{task} `{found.test_fingerprint}`" for task, found in manifest.metrics.items())
+    yield f"Fingerprints of the test images with their grades: {marks}."
 
 
 def _calibration(manifest: BundleManifest) -> Iterator[str]:

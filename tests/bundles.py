@@ -1,5 +1,6 @@
 """Small bundles for tests: a drawn data set, networks with random weights, made-up predictions."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from retina_ray.bundle import Bundle, TrainedNetwork, build_bundle
 from retina_ray.config import RunConfig, override
 from retina_ray.data.schema import KNOWN_TASKS, Task
+from retina_ray.data.selection import select
 from retina_ray.data.shards import Row, ShardedDataset, ShardWriter
 from retina_ray.data.synthetic import draw
 from retina_ray.methods import catalogue
@@ -40,6 +42,7 @@ class Made:
             "predictions": self.predictions,
             "model": "sall",
             "dataset": self.dataset,
+            "selection": select(self.dataset, tasks=[task.name for task in self.tasks]),
             "training_rows": np.flatnonzero(self.dataset.splits == "train"),
             "summaries": self.summaries,
         }
@@ -51,16 +54,17 @@ def write_dataset(folder: Path, *, size: int, num_images: int = 12) -> ShardedDa
         for index in range(num_images):
             task = TASKS[index % 2].name
             sample = draw(size=size, task=task, grade=index % 4, seed=0, index=index)
+            image = sample.image.tobytes()
             writer.add(
                 Row(
                     image_id=f"i{index}",
                     group_id=f"g{index}",
                     source="drawn",
                     split=("train", "train", "validation", "test")[index // 2 % 4],
-                    image=sample.image.tobytes(),
+                    image=image,
                     width=size,
                     height=size,
-                    sha256="0" * 64,
+                    sha256=hashlib.sha256(image).hexdigest(),
                     grades=dict(sample.grades),
                 )
             )
@@ -91,6 +95,18 @@ def write_predictions(num_images: int = 60) -> pa.Table:
                     )
                 )
     return pa.concat_tables(tables)
+
+
+def worsened(table: pa.Table, images: int) -> pa.Table:
+    """Return predictions of which the first right ones of each task's test images are wrong by one grade."""
+    left = {"dr": images, "amd": images}
+    rows = table.to_pylist()
+    for row in rows:
+        best = int(np.argmax(row["probabilities"]))
+        if (row["model"], row["split"]) == ("sall", "test") and left[row["task"]] and best == row["truth"]:
+            left[row["task"]] -= 1
+            row["probabilities"] = np.roll(row["probabilities"], 1).tolist()
+    return pa.Table.from_pylist(rows, schema=table.schema)
 
 
 def train_nothing(config: RunConfig) -> list[TrainedNetwork]:

@@ -55,6 +55,7 @@ class ShardedDataset:
                 raise DataError(f"{uri} holds grades that task {task.name} does not have", task.num_grades, "verify it")
         self.has_mask: NDArray[np.bool_] = table["mask"].is_valid().to_numpy()
         self._crc32: NDArray[np.uint32] = table["crc32"].to_numpy()
+        self._sha256 = table["sha256"]  # stays mapped: as an array of str it would take 256 bytes per image
         self._images, self._masks = ([_Chunk(chunk) for chunk in table[name].chunks] for name in ("image", "mask"))
         self._chunk_starts = np.cumsum([0, *(len(chunk) for chunk in table["image"].chunks)])[:-1]
 
@@ -106,6 +107,10 @@ class ShardedDataset:
     def check(self, i: int) -> bool:
         """Tell whether the stored bytes of an image are those that were written (CRC-32)."""
         return zlib.crc32(self.image(i)) == int(self._crc32[i])
+
+    def source_sha256(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the SHA-256 (hexadecimal) of the files that rows (n,) were made from."""
+        return [str(digest) for digest in self._sha256.take(pa.array(rows)).to_pylist()]
 
     def mask(self, i: int) -> bytes | None:
         """Return the stored mask of a row (for `data.masks.decode_mask`), or None where it has none."""

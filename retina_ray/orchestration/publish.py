@@ -14,11 +14,10 @@ from retina_ray.bundle import Bundle, TrainedNetwork, build_bundle
 from retina_ray.config import RunConfig
 from retina_ray.methods import catalogue
 from retina_ray.orchestration.preparation import PreparedRun, prepare
+from retina_ray.orchestration.run_folder import BUNDLE
 from retina_ray.orchestration.train_driver import RunResult, execute
 from retina_ray.registry import Tracker
 from retina_ray.training.artifact import WEIGHTS
-
-BUNDLE = "bundle"
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,7 @@ def make_bundle(run: PreparedRun, result: RunResult) -> Bundle:
             predictions=result.folder.predictions().filter(pc.field("model") == result.model),
             model=result.model,
             dataset=dataset,
+            selection=run.selection,
             training_rows=np.unique(np.concatenate(rows)),
             summaries=[summary for summary in result.summaries if summary.model == result.model],
         )

@@ -28,6 +28,7 @@ CONFIG = "config.yaml"
 PREDICTIONS = "predictions.parquet"
 METRICS = "metrics.json"
 HISTORY = "history.jsonl"
+BUNDLE = "bundle"
 
 SHAPING = ("seed", "data", "augment", "method", "optim", "train")
 """Sections of the configuration that decide what a run's result is."""

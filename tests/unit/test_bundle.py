@@ -113,6 +113,15 @@ def test_provenance(made: Made, folder: Path) -> None:
     assert manifest.config["method"]["backbone"] == "mobilenet_v3_small"
 
 
+def test_a_bundle_of_the_first_version_is_read(copy: Path) -> None:
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["version"] = 1
+    for found in manifest["metrics"].values():
+        del found["test_fingerprint"]
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    assert {found.test_fingerprint for found in Bundle.load(copy).manifest.metrics.values()} == {None}
+
+
 def test_no_password_leaves_the_machine(folder: Path) -> None:
     assert not [path.name for path in folder.iterdir() if b"secret" in path.read_bytes()]
 
@@ -130,7 +139,10 @@ def test_the_card_says_what_a_reader_must_know(made: Made, folder: Path) -> None
     summary = next(each for each in made.summaries if (each.model, each.task) == ("sall", "dr"))
     low, high = summary.intervals["accuracy"]
     assert f"{summary.metrics['accuracy']:.3f} [{low:.3f}, {high:.3f}]" in card
-    for phrase in ("not a medical device", made.dataset.manifest.fingerprint, "method.temperature | `3.0`", "NPDR II"):
+    tested = Bundle.load(folder).manifest.metrics["dr"].test_fingerprint
+    assert tested is not None
+    fingerprints = (made.dataset.manifest.fingerprint, f"dr `{tested}`")
+    for phrase in ("not a medical device", *fingerprints, "method.temperature | `3.0`", "NPDR II"):
         assert phrase in card
     assert card.isascii()
 
@@ -177,7 +189,7 @@ def test_a_folder_without_a_manifest_is_no_bundle(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("version", 2, "another version: 2"),
+        ("version", 3, "another version: 3; this release reads versions 1 and 2"),
         ("surprise", 1, "Extra inputs"),
         ("tasks", [], "damaged"),
         ("calibration", {}, "calibration covers"),
