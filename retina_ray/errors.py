@@ -37,6 +37,10 @@ class BundleError(RetinaRayError):
     """A trained model's bundle that is missing, damaged or of another version."""
 
 
+class PromotionError(RetinaRayError):
+    """A version of a model that may not take the champion's place."""
+
+
 class CheckpointError(RetinaRayError):
     """A checkpoint whose files do not match its manifest."""
 

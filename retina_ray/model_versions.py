@@ -1,12 +1,14 @@
-"""Bundles as versions of a registered model in MLflow: register, list, look up, fetch.
+"""Bundles as versions of a registered model in MLflow: register, list, look up, fetch, move the champion.
 
 The alias ``candidate`` names the newest version, ``champion`` the one to deploy: the first version gets it, and after
-that only a person moves it. What is not here: recording a run (``registry``) and the bundle itself (``bundle``).
+that only a person moves it. What is not here: recording a run (``registry``), the bundle itself (``bundle``) and which
+version may become the champion (``promotion``).
 """
 
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 from retina_ray.bundle import MANIFEST, Bundle
 from retina_ray.config import RunConfig
 from retina_ray.data.store import Store
-from retina_ray.errors import BundleError
+from retina_ray.errors import BundleError, PromotionError
 from retina_ray.mlflow_access import connect, explained, is_server, tracking_uri
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class RegisteredModel:
         source: where its bundle lies.
         run_id: MLflow run that made it.
         created: when it was registered.
-        tags: bundle hash, method and test metrics, by name.
+        tags: bundle hash, method, test metrics and test fingerprints, by name.
     """
 
     name: str
@@ -121,14 +123,40 @@ def show_model(config: RunConfig, name: str, which: str) -> RegisteredModel:
         BundleError: there is no such version.
         ResourceError: when MLflow cannot be reached.
     """
-    with explained(config):
-        versions = _versions(connect(config), name) if has_registry(config) else []
-    for version in versions:
-        if which == str(version.version) or which in version.aliases:
-            return version
+    versions = _versions_of(config, name)
+    if found := _pick(versions, which):
+        return found
     known = ", ".join(str(name) for each in versions for name in (each.version, *each.aliases)) or "nothing"
     fix = f"`retina-ray models list` shows all; registered under this name: {known}"
     raise BundleError("no such version of a registered model", f"models:/{name}@{which}", fix)
+
+
+def find_model(config: RunConfig, name: str, which: str) -> RegisteredModel | None:
+    """Return one version of a registered model as `show_model` does, or None where there is no such version."""
+    return _pick(_versions_of(config, name), which)
+
+
+def move_champion(config: RunConfig, name: str, version: int, *, present: int | None) -> None:
+    """Give a version the alias ``champion``; nothing else changes, and the former champion keeps its version.
+
+    Args:
+        config: says where MLflow keeps its records.
+        name: of the registered model.
+        version: the new champion, a version that exists.
+        present: the champion that the decision rests on; None: there was none.
+
+    Raises:
+        PromotionError: it is no longer the champion. MLflow has no conditional update, so this is read right before.
+        ResourceError: when MLflow cannot be reached.
+    """
+    with explained(config):
+        client = connect(config)
+        aliases = client.get_registered_model(name).aliases
+        found = int(aliases[CHAMPION]) if CHAMPION in aliases else None
+        if found != present:
+            what, fix = f"the champion of {name} was moved meanwhile", "look at it, and repeat the command"
+            raise PromotionError(what, f"{_version(found)}, which was {_version(present)}", fix)
+        client.set_registered_model_alias(name, CHAMPION, str(version))
 
 
 def resolve_model(address: str | Path, *, config: RunConfig = _DEFAULTS) -> Path:
@@ -160,7 +188,12 @@ def _tags(bundle: Bundle) -> dict[str, str]:
         for name, value in found.metrics.items()
         if value is not None
     }
-    return {HASH_TAG: bundle.hash, METHOD_TAG: bundle.manifest.method, **metrics}
+    fingerprints = {
+        f"test.{task}.fingerprint": found.test_fingerprint
+        for task, found in bundle.manifest.metrics.items()
+        if found.test_fingerprint is not None
+    }
+    return {HASH_TAG: bundle.hash, METHOD_TAG: bundle.manifest.method, **metrics, **fingerprints}
 
 
 def _upload(client: "MlflowClient", store: Store, bundle: Bundle, run_id: str) -> str:
@@ -215,6 +248,20 @@ def _names(client: "MlflowClient") -> list[str]:
         page = client.search_registered_models(page_token=page.token)
         names += [model.name for model in page]
     return sorted(names)
+
+
+def _version(number: int | None) -> str:
+    return "none" if number is None else f"version {number}"
+
+
+def _versions_of(config: RunConfig, name: str) -> list[RegisteredModel]:
+    with explained(config):
+        return _versions(connect(config), name) if has_registry(config) else []
+
+
+def _pick(versions: Sequence[RegisteredModel], which: str) -> RegisteredModel | None:
+    """Return the version of that number or alias."""
+    return next((each for each in versions if which == str(each.version) or which in each.aliases), None)
 
 
 def _versions(client: "MlflowClient", name: str) -> list[RegisteredModel]:

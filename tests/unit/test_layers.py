@@ -44,6 +44,7 @@ RANKS = {
     "retina_ray.card": 4,
     "retina_ray.mlflow_access": 4,
     "retina_ray.model_versions": 4,
+    "retina_ray.promotion": 4,
     "retina_ray.registry": 4,
     "tune_spaces": 4,
     "retina_ray.orchestration": 5,
