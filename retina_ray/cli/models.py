@@ -1,5 +1,6 @@
-"""``retina-ray models``: the registered models."""
+"""``retina-ray models``: the registered models, and which of them is the champion."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,11 +10,14 @@ from rich.table import Table
 from retina_ray.cli.console import console, print_json
 from retina_ray.cli.options import AsJson, Assignments, resolve
 from retina_ray.config import RunConfig
+from retina_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from retina_ray.model_versions import RegisteredModel
+    from retina_ray.orchestration.promote import Promotion
+    from retina_ray.promotion import Compared
 
-app = typer.Typer(help="List the registered models, or show one.", no_args_is_help=True)
+app = typer.Typer(help="List the registered models, show one, or make one the champion.", no_args_is_help=True)
 
 Storage = Annotated[str | None, typer.Option("--storage", help="Folder or s3:// prefix whose registry is meant.")]
 
@@ -52,7 +56,7 @@ def show(
     """Print one version: where it came from and what it reaches on its test split."""
     from retina_ray.model_versions import show_model
 
-    base, _, which = name.replace("@", "/").partition("/")
+    base, which = _name_and_version(name)
     model = show_model(_config(storage, assignments), base, which or "champion")
     if as_json:
         print_json(_plain(model))
@@ -63,6 +67,78 @@ def show(
                 console().print(f"{inner:<28} {text}", markup=False, soft_wrap=True)
         else:
             console().print(f"{key:<28} {value}", markup=False, soft_wrap=True)
+
+
+@app.command("promote")
+def promote(
+    name: Annotated[str, typer.Argument(help="NAME/VERSION or NAME@ALIAS, such as NAME@candidate.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote it although it is worse, or cannot be compared.")
+    ] = False,
+    storage: Storage = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version the champion, unless it is worse than the present one.
+
+    It must grade what the champion grades, have been measured on the same test images, and be no worse there beyond
+    chance in quadratic kappa and accuracy: by the paired difference where both runs' predictions are at hand, else by
+    the champion's interval.
+    """
+    from retina_ray.orchestration.promote import promote as move
+
+    base, which = _name_and_version(name)
+    if not which:
+        raise ConfigError("no version to promote", name, f"write {name}/VERSION or {name}@candidate")
+    promotion = move(_config(storage, assignments), base, which, force=force)
+    if as_json:
+        print_json(asdict(promotion))
+    else:
+        _tell(promotion)
+
+
+def _tell(promotion: "Promotion") -> None:
+    """Print what was compared and what was moved."""
+    out, comparison = console(), promotion.comparison
+    if promotion.before == promotion.after:
+        out.print(
+            f"version {promotion.after} of {promotion.name} is the champion already; nothing was changed", markup=False
+        )
+        return
+    if comparison.figures:
+        out.print(_table(comparison.figures))
+    for objection in comparison.objections:
+        out.print(f"overruled: {objection}", markup=False, soft_wrap=True)
+    before = "none" if promotion.before is None else f"version {promotion.before}"
+    out.print(f"champion: {before} -> {promotion.after}")
+
+
+def _table(figures: "Sequence[Compared]") -> Table:
+    from retina_ray.promotion import FIGURES
+
+    table = Table(title="test split, in brackets the interval that decides", title_justify="left")
+    for heading in ("task", "metric", "champion", "candidate", "verdict"):
+        table.add_column(heading)
+    for each in figures:
+        old, new = (_figure(value) for value in (each.champion, each.candidate))
+        if each.interval is not None:
+            low, high = each.interval
+            if each.paired:
+                new += f" (difference \\[{low:+.3f}, {high:+.3f}])"
+            else:
+                old += f" \\[{low:.3f}, {high:.3f}]"
+        table.add_row(each.task, FIGURES[each.metric], old, new, each.verdict)
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _name_and_version(address: str) -> tuple[str, str]:
+    """Split NAME, NAME@ALIAS or NAME/VERSION; the second part is empty where there is none."""
+    base, _, which = address.replace("@", "/").partition("/")
+    return base, which
 
 
 def _config(storage: str | None, assignments: list[str] | None) -> RunConfig:
