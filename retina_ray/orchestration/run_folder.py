@@ -103,7 +103,7 @@ class RunFolder:
     def update(self, **facts: Any) -> None:
         """Add facts to ``run.json``."""
         known = self.describe() if self.store.exists(RUN) else {}
-        self.store.write_bytes(RUN, json.dumps({**known, **facts}, indent=1).encode())
+        self.store.write_bytes(RUN, json_text({**known, **facts}).encode())
 
     def describe(self) -> dict[str, Any]:
         """Return ``run.json``."""
@@ -121,8 +121,8 @@ class RunFolder:
 
     def write_history(self, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Write the epoch records of every stage, a line of JSON each."""
-        lines = (json.dumps({"stage": name, **record}) for name, history in histories.items() for record in history)
-        self.store.write_bytes(HISTORY, "".join(f"{line}\n" for line in lines).encode())
+        records = [{"stage": name, **record} for name, history in histories.items() for record in history]
+        self.store.write_bytes(HISTORY, "".join(f"{json_text(each, indent=None)}\n" for each in records).encode())
 
     def write_predictions(self, table: pa.Table) -> None:
         """Write the prediction table of baselines and final networks."""

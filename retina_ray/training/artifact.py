@@ -19,6 +19,7 @@ from retina_ray.config import RunConfig
 from retina_ray.data.store import Store
 from retina_ray.errors import CheckpointError
 from retina_ray.methods.base import Plan, Stage
+from retina_ray.metrics.json_text import json_text, null_as_nan
 
 ARTIFACT_VERSION = 2
 """Part of every key; raised when the same settings would give another result."""
@@ -70,7 +71,7 @@ class Artifact:
 
     def history(self) -> list[dict[str, Any]]:
         """Return the record of each epoch, none where nothing was trained."""
-        return list(json.loads(self.read(HISTORY))) if HISTORY in self.files else []
+        return list(null_as_nan(json.loads(self.read(HISTORY)))) if HISTORY in self.files else []
 
 
 def write_artifact(store: Store, *, stage: Stage, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> Artifact:
@@ -79,7 +80,7 @@ def write_artifact(store: Store, *, stage: Stage, facts: Mapping[str, Any], file
         store.write_bytes(name, data)
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     described = {"stage": stage.name, "settings": stage.settings, "facts": dict(facts), "files": hashes}
-    store.write_bytes(ARTIFACT, json.dumps(described, indent=1).encode())
+    store.write_bytes(ARTIFACT, json_text(described).encode())
     return Artifact(store, stage.name, stage.settings, dict(facts), hashes)
 
 
@@ -87,7 +88,8 @@ def read_artifact(store: Store) -> Artifact | None:
     """Return the artifact that lies there, or None where none is finished."""
     if not store.exists(ARTIFACT):
         return None
-    return Artifact(store, **json.loads(store.read_bytes(ARTIFACT)))
+    described = json.loads(store.read_bytes(ARTIFACT))
+    return Artifact(store, **{**described, "facts": null_as_nan(described["facts"])})
 
 
 def pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:

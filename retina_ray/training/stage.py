@@ -3,7 +3,6 @@
 The same code runs under Ray Train, under torchrun and inside one process; only the world and the reporter differ.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -31,6 +30,7 @@ from retina_ray.data.store import Store
 from retina_ray.errors import CheckpointError
 from retina_ray.methods import catalogue
 from retina_ray.methods.base import Method, Stage
+from retina_ray.metrics.json_text import json_text
 from retina_ray.metrics.table import make_table, merge_shards
 from retina_ray.training.artifact import (
     HISTORY,
@@ -145,7 +145,7 @@ class StageRun:
             }
             self._write(
                 facts,
-                {WEIGHTS: save_tensors(state.best_weights), HISTORY: json.dumps(state.progress.history).encode()},
+                {WEIGHTS: save_tensors(state.best_weights), HISTORY: json_text(state.progress.history).encode()},
             )
 
     def _label(self) -> None:

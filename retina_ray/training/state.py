@@ -7,6 +7,7 @@ the seed and the step.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from retina_ray.data.manifest import sha256_of
 from retina_ray.errors import CheckpointError
+from retina_ray.metrics.json_text import json_text, null_as_nan
 from retina_ray.training.engine import Engine
 
 MANIFEST = "MANIFEST.json"
@@ -68,7 +70,7 @@ def save(state: TrainState, folder: Path) -> Path:
     save_file(cpu_state(state.engine.network), folder / "model.safetensors")
     save_file(state.best_weights, folder / "best.safetensors")
     torch.save(state.engine.optimizer.state_dict(), folder / "optimizer.pt")
-    (folder / "progress.json").write_text(json.dumps(asdict(state.progress)), encoding="utf-8")
+    (folder / "progress.json").write_text(json_text(asdict(state.progress)), encoding="utf-8")
     hashes = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
     return folder
@@ -106,4 +108,11 @@ def load(state: TrainState, folder: Path) -> None:
     saved = torch.load(folder / "optimizer.pt", map_location=engine.world.device, weights_only=True)
     engine.optimizer.load_state_dict(saved)
     state.best_weights = load_file(folder / "best.safetensors")
-    state.progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+    state.progress = _read_progress(folder / "progress.json")
+
+
+def _read_progress(path: Path) -> Progress:
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    best = fields.pop("best_criterion")
+    # null before the first validation, when it is infinite.
+    return Progress(**null_as_nan(fields), best_criterion=math.inf if best is None else best)

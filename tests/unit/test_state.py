@@ -1,6 +1,7 @@
 """A checkpoint on disk: what is saved comes back, and nothing that differs from its manifest is read."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,14 @@ def test_progress_before_the_first_validation_comes_back(tmp_path: Path) -> None
     state.progress = Progress(step=1)
     load(state, save(state, tmp_path))
     assert state.progress == Progress(step=1, best_criterion=float("inf"))
+
+
+def test_progress_is_strict_json_and_keeps_what_is_undefined(tmp_path: Path) -> None:
+    state = trained()
+    state.progress = Progress(step=1, history=[{"kind": "epoch", "validation_ap_SE": math.nan}])
+    load(state, save(state, tmp_path))
+    json.loads((tmp_path / "progress.json").read_text(), parse_constant=pytest.fail)
+    assert math.isnan(state.progress.history[0]["validation_ap_SE"])
 
 
 def test_the_best_weights_do_not_follow_the_training() -> None:
