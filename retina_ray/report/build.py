@@ -232,13 +232,14 @@ def _result_figures(data: ReportData, shown: Shown) -> Iterator[InlineFigure]:
 
 
 def _lesion_figures(panels: Sequence[deepmt_figures.LesionPanel]) -> Iterator[InlineFigure]:
-    if panels:
+    if any(len(panel.high) > len(panel.low) for panel in panels):
         yield InlineFigure(
             "From low to high resolution",
             "A detail of each image where its lesions are. Restored should show what bicubic enlargement blurs, above "
             "all small dark dots, and nothing that the high-resolution image does not have.",
             [InlineImage("", figure_uri(deepmt_figures.restoration(panels)))],
         )
+    if panels:
         yield InlineFigure(
             "Lesions and evidence",
             "Found lesions come from the restored image; the evidence map shows where the grade comes from, bright "

@@ -19,6 +19,24 @@ from retina_ray.report.tables import Cell, Row
 LESION_COLOURS = {"MA": "#56B4E9", "HM": "#D55E00", "HE": "#F0E442", "SE": "#009E73"}
 """Of microaneurysms, haemorrhages, hard and soft exudates."""
 
+_REGIONS = {
+    **{lesion: lesion for lesion in LESION_COLOURS},
+    "mean": "mean of the lesions",
+    "lesions": "any lesion",
+    "background": "background",
+}
+"""Rows of the lesions' table by the ending of their figures."""
+
+_LESION_FIGURES = {
+    "AP": "ap",
+    "AP by chance": "chance",
+    "AP per image": "image_ap",
+    "AUC": "auc",
+    "AUC per image": "image_auc",
+    "AUC of the evidence": "evidence_auc",
+}
+"""Columns of the lesions' table by the beginning of their figures."""
+
 _CROP = 4
 """A detail shows a quarter of the image's side."""
 
@@ -92,29 +110,26 @@ def lesions(panels: Sequence[LesionPanel]) -> Figure:
 
 
 def lesion_rows(tests: Mapping[str, Mapping[str, float]]) -> list[Row]:
-    """Return Table III for each stage that segments: average precision and ROC area per lesion.
+    """Return Table III and Finding 3 for each stage that segments or makes maps.
+
+    Table III is average precision and ROC area per lesion and their means over the lesions; Finding 3 the ROC area of
+    the evidence map inside each lesion, any lesion and the background.
 
     Args:
         tests: a stage's figures on the test split, by stage.
     """
-    return [
-        {
-            "Stage": Cell(stage),
-            "Lesion": Cell(lesion),
-            "AP": Cell(_number(test[f"ap_{lesion}"])),
-            "AP by chance": Cell(_number(test[f"chance_{lesion}"])),
-            "AP per image": Cell(_number(test[f"image_ap_{lesion}"])),
-            "AUC": Cell(_number(test[f"auc_{lesion}"])),
-            "AUC of the evidence": Cell(_number(test.get(f"evidence_auc_{lesion}"))),
-        }
-        for stage, test in tests.items()
-        for lesion in LESION_COLOURS
-        if f"ap_{lesion}" in test
-    ]
+    rows: list[Row] = []
+    for stage, test in tests.items():
+        for region, label in _REGIONS.items():
+            figures = {title: test.get(f"{kind}_{region}") for title, kind in _LESION_FIGURES.items()}
+            if any(figure is not None for figure in figures.values()):
+                cells = {title: Cell(_number(figure)) for title, figure in figures.items()}
+                rows.append({"Stage": Cell(stage), "Region": Cell(label), **cells})
+    return rows
 
 
 def restoration_rows(tests: Mapping[str, Mapping[str, float]]) -> list[Row]:
-    """Return Table IV for each stage that restores: PSNR and SSIM, and both of bicubic interpolation."""
+    """Return Table IV for each stage that enlarges: PSNR and SSIM, and both of bicubic interpolation."""
     return [
         {
             "Stage": Cell(stage),

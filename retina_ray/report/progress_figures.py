@@ -23,7 +23,7 @@ _PHASE_COLOURS = ("#AA4499", "#D55E00", "#0072B2", "#8C6D00", "#009E73", "#56B4E
 _PANELS_PER_ROW = 3
 _SCORE = "validation score (0 to 1)"
 _QUANTITIES = {"validation_ap_": "validation average precision", "validation_auc_": "validation ROC area"}
-_TABLES_ONLY = ("validation_image_ap_", "validation_chance_")
+_TABLES_ONLY = ("validation_image_ap_", "validation_image_auc_", "validation_chance_")
 _LOGARITHMIC_FROM = 100.0
 """Quotient of the largest and smallest loss from which a linear axis would flatten all but one."""
 

@@ -1,11 +1,12 @@
 """What a report shows of DeepMT-DR: details where the lesions are, overlays, Tables III and IV."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
-from retina_ray.report import deepmt_figures, progress_figures
+from retina_ray.report import build, deepmt_figures, progress_figures
 from retina_ray.report.deepmt_figures import LesionPanel
 
 SIDE, SCALE = 64, 4
@@ -55,23 +56,45 @@ def test_without_any_lesion_the_detail_is_the_middle() -> None:
     assert deepmt_figures._detail(a_panel(masks=False, lesions=False)) == (24, 24, 16)
 
 
+def test_nothing_is_shown_as_restored_where_nothing_is_enlarged() -> None:
+    titles = [figure.title for figure in build._lesion_figures([a_panel()])]
+    assert titles == ["From low to high resolution", "Lesions and evidence"]
+    panel = a_panel()
+    same = dataclasses.replace(panel, low=panel.high, psnr=(math.inf, math.inf))
+    assert [figure.title for figure in build._lesion_figures([same])] == ["Lesions and evidence"]
+
+
 def figures_of(stage: str) -> dict[str, float]:
-    lesions = {
-        f"{kind}_{lesion}": 0.5 for kind in ("ap", "auc", "image_ap", "chance") for lesion in ("MA", "HM", "HE", "SE")
-    }
+    regions = ("MA", "HM", "HE", "SE", "mean")
+    kinds = {"ap": 0.5, "auc": 0.9, "image_ap": 0.4, "image_auc": 0.8, "chance": 0.01}
+    lesions = {f"{kind}_{region}": value for kind, value in kinds.items() for region in regions}
     restored = {"psnr": 34.567, "psnr_bicubic": 33.2, "ssim": 0.9, "ssim_bicubic": 0.85}
-    return {"grading": lesions | {"ap_SE": math.nan}, "restoration": lesions | restored}[stage]
+    evidence = {f"evidence_auc_{region}": 0.7 for region in (*regions[:4], "lesions")}
+    evidence["evidence_auc_background"] = 0.3
+    return {"grading": lesions | evidence | {"ap_SE": math.nan}, "restoration": lesions | restored}[stage]
 
 
 def test_tables_hold_the_stages_that_have_the_figures() -> None:
     tests = {stage: figures_of(stage) for stage in ("restoration", "grading")}
     [row] = deepmt_figures.restoration_rows(tests)
     assert [cell.text for cell in row.values()] == ["restoration", "34.57", "33.20", "0.900", "0.850"]
+    lesions = ["MA", "HM", "HE", "SE", "mean of the lesions"]
     rows = deepmt_figures.lesion_rows(tests)
-    assert [(row["Stage"].text, row["Lesion"].text) for row in rows[3:5]] == [("restoration", "SE"), ("grading", "MA")]
-    assert rows[-1]["AP"].text == "n/a"
-    assert rows[0]["AUC of the evidence"].text == ""
+    assert [(row["Stage"].text, row["Region"].text) for row in rows] == [
+        *[("restoration", lesion) for lesion in lesions],
+        *[("grading", region) for region in (*lesions, "any lesion", "background")],
+    ]
+    assert [cell.text for cell in rows[0].values()][2:] == ["0.500", "0.010", "0.400", "0.900", "0.800", ""]
+    assert rows[8]["AP"].text == "n/a"
     assert deepmt_figures.lesion_rows({"teacher": {"loss_dr": 1.0}}) == []
+
+
+def test_finding_3_is_the_evidence_at_any_lesion_and_at_the_background() -> None:
+    *_, anywhere, background = deepmt_figures.lesion_rows({"grading": figures_of("grading")})
+    assert [cell.text for cell in anywhere.values()] == ["grading", "any lesion", "", "", "", "", "", "0.700"]
+    assert [cell.text for cell in background.values()] == ["grading", "background", "", "", "", "", "", "0.300"]
+    alone = deepmt_figures.lesion_rows({"joint": {"evidence_auc_lesions": 0.87, "evidence_auc_background": 0.13}})
+    assert [row["AUC of the evidence"].text for row in alone] == ["0.870", "0.130"]
 
 
 def test_curves_of_other_quantities_have_panels_of_their_own() -> None:
@@ -84,6 +107,7 @@ def test_curves_of_other_quantities_have_panels_of_their_own() -> None:
             "validation_psnr": 33.0 + epoch,
             "validation_ap_MA": 0.1,
             "validation_auc_MA": 0.7,
+            "validation_image_auc_MA": 0.7,
             "validation_chance_MA": 0.01,
             "validation_accuracy_dr": 0.5,
         }

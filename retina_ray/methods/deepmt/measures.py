@@ -33,15 +33,17 @@ def grading(probabilities: Tensor, truth: Tensor, task: str) -> dict[str, Tensor
 
 
 def restoration(restored: Tensor, high: Tensor, low: Tensor, *, scale: int, final: bool) -> dict[str, Tensor]:
-    """Return PSNR (B,), and after training SSIM and both of bicubic interpolation.
+    """Return PSNR (B,), and after training SSIM and both of bicubic interpolation; nothing where nothing is restored.
 
     Args:
         restored: (B, 3, H, W) in [0, 1], as the others.
         high: (B, 3, H, W).
         low: (B, 3, H / scale, W / scale).
-        scale: between them.
+        scale: between them; at 1 the images are what they are compared with.
         final: after training.
     """
+    if scale == 1:
+        return {}
     values = {"psnr": psnr(restored, high)}
     if final:
         bicubic = upsample(low, scale)
@@ -77,8 +79,10 @@ def evidence(maps: Tensor, batch: Batch) -> dict[str, Tensor]:
 def summarise(measures: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Return the means over the images that have a value, and the areas of the curves over all pixels.
 
-    Per lesion: ``ap_MA`` and ``auc_MA`` pooled over all pixels, ``image_ap_MA`` the mean over images that show it, and
-    ``evidence_auc_MA``; besides ``evidence_auc_lesions`` and ``evidence_auc_background``. NaN where no mask has any.
+    Per lesion: ``ap_MA`` and ``auc_MA`` pooled over all pixels, ``image_ap_MA`` and ``image_auc_MA`` the means over the
+    images that show it, ``chance_MA`` its share of the pixels, which is the average precision of a guess, and
+    ``evidence_auc_MA``. Of these but the last the mean over lesions, as ``ap_mean`` (Table III, "Averaged Result");
+    besides ``evidence_auc_lesions`` and ``evidence_auc_background``. NaN where no mask has any.
     """
     figures: dict[str, float] = {}
     for name, values in measures.items():
@@ -95,15 +99,24 @@ def summarise(measures: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 def _lesions(counts: Tensor) -> dict[str, float]:
     pooled = counts.sum(dim=0)
-    per_image = average_precision(counts).numpy()
+    outside, inside = pooled.sum(dim=2).unbind(dim=1)
+    by_lesion = {
+        "ap": average_precision(pooled).numpy(),
+        "auc": roc_auc(pooled).numpy(),
+        "image_ap": _means(average_precision(counts).numpy()),
+        "image_auc": _means(roc_auc(counts).numpy()),
+        "chance": (inside / (inside + outside)).where(inside > 0, math.nan).numpy(),
+    }
     figures: dict[str, float] = {}
-    for index, lesion in enumerate(LESIONS):
-        figures[f"ap_{lesion}"] = float(average_precision(pooled)[index])
-        figures[f"auc_{lesion}"] = float(roc_auc(pooled)[index])
-        figures[f"image_ap_{lesion}"] = _mean(per_image[:, index])
-        inside = pooled[index, 1].sum()
-        figures[f"chance_{lesion}"] = float(inside / pooled[index].sum().clamp(min=1))
+    for kind, values in by_lesion.items():
+        figures |= {f"{kind}_{lesion}": float(value) for lesion, value in zip(LESIONS, values, strict=True)}
+        figures[f"{kind}_mean"] = _mean(values)
     return figures
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """Return the mean (L,) over the images of values (n, L), of those that are known."""
+    return np.array([_mean(column) for column in values.T])
 
 
 def _mean(values: np.ndarray) -> float:
