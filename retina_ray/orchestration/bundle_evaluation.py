@@ -5,6 +5,7 @@ import pyarrow as pa
 import torch
 
 from retina_ray.bundle import Bundle, low_resolution_side
+from retina_ray.config import from_mapping
 from retina_ray.data.batch import Batch
 from retina_ray.data.loader import Loader, Samples
 from retina_ray.data.order import Share
@@ -16,8 +17,6 @@ from retina_ray.orchestration.resources import local_cpus
 from retina_ray.training.evaluate import run_over
 from retina_ray.training.stage import loader_backend
 from retina_ray.training.world import World
-
-BATCH_SIZE = 32
 
 
 def predict_dataset(bundle: Bundle, data: str, *, split: str, low_resolution: bool = False) -> pa.Table:
@@ -50,7 +49,7 @@ def predict_dataset(bundle: Bundle, data: str, *, split: str, low_resolution: bo
     world = World(device=device)
     loader = Loader(
         Samples(dataset, rows, dataset.grades),
-        share=Share(rank=0, world=1, global_batch=BATCH_SIZE, accumulate=1),
+        share=Share(rank=0, world=1, global_batch=_batch_size(bundle), accumulate=1),
         augmentation=None,
         image_size=side,
         backend=loader_backend("auto", device),
@@ -85,3 +84,9 @@ def predict_dataset(bundle: Bundle, data: str, *, split: str, low_resolution: bo
             for task in tasks
         ]
     )
+
+
+def _batch_size(bundle: Bundle) -> int:
+    """Return how many images one worker of the bundle's run evaluated at a time, which its memory held."""
+    config = from_mapping(bundle.manifest.config)
+    return -(-config.train.global_batch_size // max(1, config.runtime.workers))

@@ -1,18 +1,22 @@
 """``retina-ray evaluate`` pools folds, refuses what cannot be pooled, and measures as its runs were told to."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from torch import Tensor
 
 from retina_ray.cli.main import run
 from retina_ray.config import RunConfig, override, to_yaml
+from retina_ray.data.batch import Batch
 from retina_ray.data.store import Store
 from retina_ray.metrics.summary import summarise
 from retina_ray.metrics.table import make_table, merge_shards
+from retina_ray.orchestration import bundle_evaluation
 from retina_ray.orchestration.run_folder import CONFIG, RunFolder
 from tests.bundles import SIZE, make_everything, write_dataset
 
@@ -144,3 +148,25 @@ def test_a_bundle_measures_another_data_set_as_its_run_did(tmp_path: Path, capsy
     ]
     assert "no image of the test split has a grade" in refused(capsys, bundle, "--data", str(tmp_path / "untested"))
     assert "give a single bundle" in refused(capsys, bundle, bundle, "--data", str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(("global_batch", "workers", "at_once"), [(2, 0, 2), (6, 2, 3)])
+def test_a_bundle_sees_as_many_images_at_once_as_a_worker_of_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, global_batch: int, workers: int, at_once: int
+) -> None:
+    settings = {"train.global_batch_size": global_batch, "runtime.workers": workers}
+    bundle = make_everything(tmp_path / "data", **settings).build(tmp_path / "bundle")
+    sizes: set[int] = set()
+    run_over = bundle_evaluation.run_over
+
+    def watched(loader: Any, compute: Callable[[Batch], dict[str, Tensor]], **options: Any) -> Any:
+        def watching(batch: Batch) -> dict[str, Tensor]:
+            sizes.add(len(batch.rows))
+            return compute(batch)
+
+        return run_over(loader, watching, **options)
+
+    monkeypatch.setattr(bundle_evaluation, "run_over", watched)
+    table = bundle_evaluation.predict_dataset(bundle, str(tmp_path / "data"), split="train")
+    assert sizes == {at_once}
+    assert table.num_rows == 2 * 8
