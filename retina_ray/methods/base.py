@@ -97,6 +97,10 @@ class Method(Protocol):
     def reads_masks(self) -> bool:
         """Whether its batches need the lesion masks."""
 
+    @property
+    def compares_pixels(self) -> bool:
+        """Whether its losses or measures compare pixels with the batch's images, which then must not be rounded."""
+
     def weight_files(self) -> list[Path]:
         """Return the files that `build_model` reads its initial weights from.
 

@@ -120,6 +120,7 @@ class SallGrader:
     dropout: float
 
     reads_masks = False
+    compares_pixels = False
 
     def build_model(self, *, initial_weights: bool = True) -> MultiTaskGrader:
         """Return the network, initialised from the current random state or from the configured weights."""

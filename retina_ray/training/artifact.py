@@ -21,7 +21,7 @@ from retina_ray.errors import CheckpointError
 from retina_ray.methods.base import Plan, Stage
 from retina_ray.metrics.json_text import json_text, null_as_nan
 
-ARTIFACT_VERSION = 2
+ARTIFACT_VERSION = 3
 """Part of every key; raised when the same settings would give another result."""
 
 ARTIFACT = "artifact.json"

@@ -17,7 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from retina_ray.config import RunConfig, from_mapping, override
+from retina_ray.config import RunConfig, TrainConfig, from_mapping, override
 from retina_ray.data.augment import Augmentation
 from retina_ray.data.batch import Batch
 from retina_ray.data.loader import Loader, Samples
@@ -111,9 +111,8 @@ class StageRun:
         )
         state = TrainState(engine)
         rows = method.training_rows(selection)
-        masks = method.reads_masks
-        training = self._loader(rows, training=True, soft_logits=self._soft_logits(), with_masks=masks)
-        validation = self._loader(method.validation_rows(selection), training=False, with_masks=masks)
+        training = self._loader(method, rows, training=True, soft_logits=self._soft_logits())
+        validation = self._loader(method, method.validation_rows(selection), training=False)
         schedule = Schedule(
             epochs=config.train.epochs,
             patience=config.train.patience,
@@ -164,7 +163,7 @@ class StageRun:
                 images[task] = len(rows)
                 self._reporter.progress({"kind": "label", "task": task, "images": len(rows)})
                 if len(rows):
-                    loader = self._loader(rows, training=False)
+                    loader = self._loader(method, rows, training=False)
                     rows, values = run_over(loader, partial(self._logits, network), world=self._world)
                     self._close(loader)
                     logits[task][rows] = values[task]
@@ -188,7 +187,7 @@ class StageRun:
             method = catalogue.build(self._config.method.name, trained.settings)
             network = self._trained(method, trained)
             for split in ("validation", "test"):
-                loader = self._loader(self._selection.rows[split], training=False, with_masks=method.reads_masks)
+                loader = self._loader(method, self._selection.rows[split], training=False)
                 found = evaluate(method, network, loader, world=self._world, autocast=self._autocast, final=True)
                 self._close(loader)
                 if need in self._job.stage.settings["models"]:
@@ -252,14 +251,13 @@ class StageRun:
 
     def _loader(
         self,
+        method: Method,
         rows: np.ndarray,
         *,
         training: bool,
-        with_masks: bool = False,
         soft_logits: dict[str, np.ndarray] | None = None,
     ) -> Loader:
         config, device = self._config, self._world.device
-        half = device.type == "cuda" and uses_bf16(config.train, device)
         return Loader(
             Samples(self._dataset, rows, self._selection.grades, soft_logits or {}, self._selection.has_mask),
             share=Share(
@@ -274,8 +272,8 @@ class StageRun:
             device=device,
             seed=config.seed,
             num_threads=self._job.threads,
-            with_masks=with_masks,
-            dtype=torch.bfloat16 if half else torch.float32,
+            with_masks=method.reads_masks,
+            dtype=image_dtype(method, config.train, device),
             shuffle=training,
         )
 
@@ -305,6 +303,15 @@ def select_rows(config: RunConfig, dataset: ShardedDataset) -> Selection:
         masks=config.data.masks,
         seed=config.seed,
     )
+
+
+def image_dtype(method: Method, train: TrainConfig, device: torch.device) -> torch.dtype:
+    """Return the type of a batch's images: bfloat16 where a GPU's first layer would make that of them anyway.
+
+    Never where a method compares pixels: bfloat16 is coarser than 8 bits near white, half a grey level off.
+    """
+    rounded = device.type == "cuda" and uses_bf16(train, device) and not method.compares_pixels
+    return torch.bfloat16 if rounded else torch.float32
 
 
 def loader_backend(name: Literal["auto", "dali", "torch"], device: torch.device) -> Literal["dali", "torch"]:

@@ -56,6 +56,7 @@ class DeepMT:
     config: DeepMTConfig
 
     reads_masks = True
+    compares_pixels = True
 
     @cached_property
     def task(self) -> str:
