@@ -1,11 +1,11 @@
 """How benchmarks compare: every contestant in turn, several rounds in one process, medians and spread, one record."""
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from retina_ray.metrics.json_text import json_text
 from retina_ray.provenance import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,7 +35,7 @@ def write(name: str, record: Mapping[str, Any], tables: Mapping[str, str]) -> No
     """Write ``results/NAME.json`` and ``results/NAME.md``, and show the latter."""
     RESULTS.mkdir(exist_ok=True)
     whole = {**record, "environment": environment()}
-    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(json_text(whole) + "\n", encoding="utf-8")
     text = "\n".join(f"{title}\n\n{content}" for title, content in tables.items())
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
