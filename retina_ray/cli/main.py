@@ -10,7 +10,7 @@ import traceback
 import typer
 from pydantic import ValidationError
 
-from retina_ray.cli import data, demo, evaluate, models, predict, recipes, report, train
+from retina_ray.cli import data, demo, evaluate, models, predict, recipes, report, train, tune
 from retina_ray.cli.console import error_console
 from retina_ray.errors import RetinaRayError
 
@@ -26,6 +26,7 @@ app.command("demo")(demo.demo)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
+app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("predict")(predict.predict)

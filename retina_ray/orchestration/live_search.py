@@ -133,7 +133,14 @@ class LiveSearch:
             self._halving.remove(number)
 
 
-class JournalSearcher(Searcher):
+class _Unsaved:
+    """What Ray Tune pickles for a restoration of its own, which never comes: nothing."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class JournalSearcher(_Unsaved, Searcher):
     """Ray Tune's searcher: asks the search for trials, and tells it when they end.
 
     Args:
@@ -173,7 +180,7 @@ class JournalSearcher(Searcher):
         """Do nothing: the journal has it all."""
 
 
-class JournalScheduler(FIFOScheduler):
+class JournalScheduler(_Unsaved, FIFOScheduler):
     """Ray Tune's scheduler: passes reports to the search, and its decisions back.
 
     Args:

@@ -4,7 +4,6 @@ A sampler's suggestions follow from its seed and from what it was asked and told
 resumed search needs: replayed into a fresh study, it ends in the state of the one that was killed.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,9 +85,9 @@ class SearchStudy:
 
     def report(self, number: int, report: Report, *, step: int) -> None:
         """Tell what a running trial has reached, which a Pareto search does not use."""
-        if len(self._goals) == 1:
-            value = report.figures.get(self._goals[0].metric)
-            self._trials[number].report(math.nan if value is None else value, step)
+        value = report.figures.get(self._goals[0].metric)
+        if len(self._goals) == 1 and value is not None:
+            self._trials[number].report(value, step)
 
     def tell(self, record: TrialRecord) -> None:
         """Tell how a trial ended."""

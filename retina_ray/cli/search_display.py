@@ -1,0 +1,115 @@
+"""How the command line shows a search while it runs: a table on a terminal, a line per event elsewhere."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rich.live import Live
+from rich.table import Table
+
+from retina_ray.cli.console import error_console
+
+if TYPE_CHECKING:
+    from retina_ray.search.goals import Goal
+    from retina_ray.search.journal import TrialRecord
+
+SHOWN = 20
+"""Rows of the live table: the trials that run, then the last that ended."""
+
+_COLOURS = {"running": "cyan", "complete": "green", "stopped": "yellow", "failed": "red"}
+
+
+class SearchDisplay:
+    """Shows trials as they are asked for, report and end.
+
+    Args:
+        trials: how many there are to be.
+        metrics: figures to show.
+        live: the table on a terminal, or None.
+    """
+
+    def __init__(self, trials: int, metrics: Sequence[str], live: Live | None) -> None:
+        self._trials = trials
+        self._metrics = metrics
+        self._live = live
+        self._out = error_console()
+        self._records: dict[int, TrialRecord] = {}
+        self._start: float | None = None
+        self._ended = 0
+
+    def __call__(self, record: "TrialRecord") -> None:
+        """Show a trial's latest event."""
+        self._start = self._start or time.monotonic()
+        self._ended += record.state != "running"
+        self._records[record.number] = record
+        if self._live is None:
+            self._out.print(self._line(record), markup=False, soft_wrap=True)
+        else:
+            self._live.update(self._table(), refresh=True)
+
+    def _line(self, record: "TrialRecord") -> str:
+        start = f"trial {record.number:>3}"
+        if record.state == "failed":
+            return f"{start}  failed: {record.reason}"
+        if not record.reports:
+            return f"{start}  {parameters(record)}"
+        left = f"  {self._left()}" if record.state != "running" else ""
+        return f"{start}  epoch {record.reports[-1].epoch:g}  {self._values(record)}  {record.state}{left}"
+
+    def _values(self, record: "TrialRecord") -> str:
+        return "  ".join(f"{metric} {_figure(record.value(metric))}" for metric in self._metrics)
+
+    def _table(self) -> Table:
+        running = [record for record in self._records.values() if record.state == "running"]
+        over = sorted(
+            (record for record in self._records.values() if record.state != "running"),
+            key=lambda record: -(record.ended or 0),
+        )
+        table = Table(title=f"{self._done()} of {self._trials} trials  {self._left()}", title_justify="left")
+        for heading in ("trial", "parameters", "epoch", *self._metrics, "state"):
+            table.add_column(heading, overflow="fold", justify="left" if heading == "parameters" else "right")
+        for record in (*running, *over)[:SHOWN]:
+            epoch = f"{record.reports[-1].epoch:g}" if record.reports else ""
+            values = [_figure(record.value(metric)) for metric in self._metrics]
+            state = f"[{_COLOURS[record.state]}]{record.state}[/]"
+            table.add_row(str(record.number), parameters(record), epoch, *values, state)
+        return table
+
+    def _done(self) -> int:
+        return sum(record.state != "running" for record in self._records.values())
+
+    def _left(self) -> str:
+        """Return how long the rest takes at the pace so far."""
+        missing = self._trials - self._done()
+        if not missing:
+            return "done"
+        if not self._ended or self._start is None:
+            return ""
+        seconds = (time.monotonic() - self._start) / self._ended * missing
+        return f"about {timedelta(seconds=round(seconds))} left"
+
+
+def parameters(record: "TrialRecord") -> str:
+    """Return a trial's parameters in a line, each by the last parts of its path."""
+    return "  ".join(f"{name.removeprefix('method.')}={_short(value)}" for name, value in record.params.items())
+
+
+@contextmanager
+def search_display(trials: int, goals: "Sequence[Goal]") -> Iterator[SearchDisplay]:
+    """Show a search on standard error until the block ends."""
+    out, metrics = error_console(), [goal.metric for goal in goals]
+    if not out.is_terminal:
+        yield SearchDisplay(trials, metrics, None)
+        return
+    with Live(console=out, auto_refresh=False) as live:
+        yield SearchDisplay(trials, metrics, live)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
