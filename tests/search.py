@@ -56,14 +56,8 @@ def run_through(search: LiveSearch) -> None:
     while (following := search.next()) is not None:
         number, overrides = following
         for epoch in range(1, EPOCHS + 1):
-            found = figures(overrides, epoch)
-            result = {
-                "epoch": float(epoch),
-                "figures": found,
-                "stages": {"student": "trained"},
-                "seconds": float(epoch),
-            }
-            if search.report(number, result):
+            found = {"figures": figures(overrides, epoch), "stages": {"student": "trained"}}
+            if search.report(number, {"epoch": float(epoch), "seconds": float(epoch), **found}):
                 search.end(number, "stopped")
                 break
         else:

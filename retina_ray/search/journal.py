@@ -5,7 +5,8 @@ storage too and is complete or old, never torn. Every event has a number, which 
 """
 
 import json
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -111,14 +112,15 @@ class Journal:
         number: int,
         *,
         epoch: float,
-        figures: dict[str, float | None],
+        figures: Mapping[str, float | None],
         stopped: bool,
         seconds: float,
-        stages: dict[str, str],
+        stages: Mapping[str, str],
     ) -> None:
-        """Record what a running trial has reached."""
+        """Record what a running trial has reached; what is not finite becomes None, here as on storage."""
         record = self.trials[number]
-        record.reports.append(Report(self._next(), epoch, figures, stopped, seconds))
+        known = {name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()}
+        record.reports.append(Report(self._next(), epoch, known, stopped, seconds))
         record.stages |= stages
         self._write(record)
 

@@ -82,14 +82,12 @@ def test_the_study_of_a_resumed_search_knows_every_result(tmp_path: Path) -> Non
     study.replay(known)
     told = {trial.number: trial for trial in study._study.trials}
     assert told.keys() == {record.number for record in known}
+    states = {"complete": "COMPLETE", "stopped": "PRUNED", "running": "RUNNING"}
     for record in known:
         assert told[record.number].params == record.params
         values = [report.figures["accuracy"] for report in record.reports]
         assert list(told[record.number].intermediate_values.values()) == values
-        assert (
-            told[record.number].state.name
-            == {"complete": "COMPLETE", "stopped": "PRUNED", "running": "RUNNING"}[record.state]
-        )
+        assert told[record.number].state.name == states[record.state]
 
 
 def test_more_trials_can_be_asked_for_later(tmp_path: Path, whole: tuple[tuple[Goal, ...], Path]) -> None:
