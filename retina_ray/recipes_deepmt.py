@@ -71,7 +71,7 @@ def deepmt_debug() -> RunConfig:
             "optim.schedule": "cosine",
             "train.global_batch_size": 4,
             "evaluate.bootstrap": 200,
-            "runtime.workers": 2,
+            "runtime.workers": 1,  # of two, each would normalise by batches of 2
             "runtime.checkpoint.every_s": 20.0,
         },
     )

@@ -40,6 +40,7 @@ def a_config(data: Path, storage: Path, **changes: object) -> RunConfig:
             "data.path": str(data),
             "data.image_size": SIZE,
             "data.masks": 0.5,
+            "runtime.workers": 2,
             "method.scale": SCALE,
             "method.super_resolution.width": 4,
             "method.super_resolution.blocks": 1,
