@@ -14,6 +14,9 @@ PREFIX = "validation_"
 MEANS = ("accuracy", "kappa", "kappa_quadratic", "auroc", "ece")
 """Figures of single tasks, ``kappa_dr``, that also exist as the mean over the tasks, ``kappa``."""
 
+_SECONDS = "s"
+"""The time that a validation took, which is no figure of the network."""
+
 _WORST = -1e12  # finite, so that percentiles can be taken among others
 
 _SMALLER_IS_BETTER = ("criterion", "ece", "loss")
@@ -88,7 +91,8 @@ def figures(histories: Iterable[Sequence[Mapping[str, Any]]], tasks: Sequence[st
     criterion = 0.0
     for history in histories:
         kept = min(history, key=lambda record: (math.isnan(c := record[f"{PREFIX}criterion"]), c))
-        found |= {name.removeprefix(PREFIX): value for name, value in kept.items() if name.startswith(PREFIX)}
+        named = {name.removeprefix(PREFIX): value for name, value in kept.items() if name.startswith(PREFIX)}
+        found |= {name: value for name, value in named.items() if name != _SECONDS}
         criterion += kept[f"{PREFIX}criterion"]
     found["criterion"] = criterion
     for name in MEANS:
