@@ -25,7 +25,7 @@ Storage = Annotated[str | None, typer.Option("--storage", help="Folder or s3:// 
 @app.command("list")
 def list_registered(storage: Storage = None, assignments: Assignments = None, as_json: AsJson = False) -> None:
     """List all versions of all registered models."""
-    from retina_ray.model_versions import has_registry, list_models
+    from retina_ray.model_versions import METHOD_TAG, has_registry, list_models
 
     config = _config(storage, assignments)
     models = list_models(config)
@@ -41,7 +41,7 @@ def list_registered(storage: Storage = None, assignments: Assignments = None, as
         table.add_column(heading, overflow="fold")
     for model in models:
         table.add_row(
-            model.name, str(model.version), ", ".join(model.aliases), model.tags.get("method", ""), model.source
+            model.name, str(model.version), ", ".join(model.aliases), model.tags.get(METHOD_TAG, ""), model.source
         )
     console().print(table)
 

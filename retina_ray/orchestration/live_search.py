@@ -10,14 +10,15 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from retina_ray.errors import RetinaRayError
 from retina_ray.orchestration.halving import Halving
-from retina_ray.search.goals import Goal
+from retina_ray.search.goals import Goal, require_figures
 from retina_ray.search.journal import Event, Journal, State
 from retina_ray.search.study import SearchStudy
 
 
 class LiveSearch:
-    """Hands out trials and takes in what they reach.
+    """Hands out trials and takes in what they reach; ``error`` is what the user did wrong, found out on the way.
 
     Args:
         journal: of this search, perhaps with trials from before.
@@ -44,6 +45,7 @@ class LiveSearch:
         self._goals = goals
         self._halving = halving
         self._trials = trials
+        self.error: RetinaRayError | None = None
         records = sorted(journal.trials.values(), key=lambda record: record.number)
         study.replay(records, self._repeat)
         self._waiting = [record.number for record in records if record.state == "running"]
@@ -78,11 +80,15 @@ class LiveSearch:
         """Take a trial's report and return whether it is to be stopped.
 
         A trial that is run again reports once more what is known already, which changes nothing.
+
+        Raises:
+            ConfigError: the trial has no such figure as is to be optimised.
         """
         record = self._journal.trials[number]
         if record.reports and result["epoch"] <= record.reports[-1].epoch:
             return False
         figures = result["figures"]
+        require_figures(self._goals, figures)
         stop = self._judge(number, result["epoch"], figures)
         self._journal.report(
             number,
@@ -195,7 +201,11 @@ class JournalScheduler(_Unsaved, FIFOScheduler):
         """Take a report; Ray Tune repeats the last one when a trial is done."""
         if result.get("done") or "failure" in result:
             return str(TrialScheduler.CONTINUE)
-        stop = self._search.report(trial.config["number"], _nested(result))
+        try:
+            stop = self._search.report(trial.config["number"], _nested(result))
+        except RetinaRayError as error:
+            self._search.error = error  # Ray Tune passes on no more than its text
+            raise
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
 

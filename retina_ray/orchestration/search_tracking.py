@@ -45,7 +45,7 @@ class SearchTracker:
     def __call__(self, record: TrialRecord) -> None:
         """Record a trial's latest event."""
         tracker, stack = self._open.get(record.number) or self._begin(record)
-        if record.reports:
+        if record.state == "running" and record.reports:
             tracker.log_figures(record.reports[-1].figures, step=len(record.reports))
         if record.state != "running":
             stack.close()

@@ -98,10 +98,12 @@ def run_search(
     """
     space = load_space(options.space)
     goals = goals_of(space, options.metric)
-    run = plan_run(_with_gpus(config, options))
-    plain = run.config.model_dump(mode="json")
-    points = tuple(dict(point) for point in (space.points(plain) if options.points is None else options.points))
+    config = _with_gpus(config, options)
+    plain = config.model_dump(mode="json")
+    points = tuple(space.first(plain) if options.points is None else options.points)
     halves = options.scheduler == "asha" and len(goals) == 1
+    drawn = draw(space, config, points)
+    run = plan_run(config)
     described = {
         "space": options.space,
         "goals": plain_goals(goals),
@@ -111,7 +113,6 @@ def run_search(
         "points": points,
         "fingerprint": run.dataset.manifest.fingerprint,
     }
-    drawn = draw(space, run.config, points)
     with ExitStack() as stack:
         stack.enter_context(connected(run.config.runtime, SEARCH_ENVIRONMENT))
         cluster = ray.cluster_resources()
@@ -207,7 +208,10 @@ def _tune(
             failure_config=ray.tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except ray.tune.TuneError as error:
+        raise (live.error or error) from error
 
 
 def _folder_name(trial: Any) -> str:

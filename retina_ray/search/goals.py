@@ -1,5 +1,6 @@
 """What a search optimises, and the figures of a trial that it is judged by."""
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,19 @@ def goals_of(space: SearchSpace, metrics: str | None) -> tuple[Goal, ...]:
 
 def _usual_mode(metric: str) -> Mode:
     return "min" if metric.startswith(_SMALLER_IS_BETTER) else "max"
+
+
+def require_figures(goals: Sequence[Goal], found: Mapping[str, Any]) -> None:
+    """Check that trials report what is to be optimised.
+
+    Raises:
+        ConfigError: one of the metrics is not among the figures; the nearest is named.
+    """
+    for goal in goals:
+        if goal.metric not in found:
+            near = difflib.get_close_matches(goal.metric, found, n=1, cutoff=0.0)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError("no trial reports the metric", goal.metric, f"{hint}There are {', '.join(sorted(found))}")
 
 
 def figures(histories: Iterable[Sequence[Mapping[str, Any]]], tasks: Sequence[str]) -> dict[str, float]:

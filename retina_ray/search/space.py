@@ -7,7 +7,8 @@ import difflib
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -46,15 +47,29 @@ class SearchSpace:
         Raises:
             ConfigError: the function fails, or returns something else than values by path.
         """
-        try:
+        with self._explained():
             values = self.suggest(trial)
-        except Exception as error:
-            fix = "mend the function; trial.study.user_attrs['config'] is the configuration as a nested mapping"
-            raise ConfigError("the search space fails", f"{self.name}: {type(error).__name__}: {error}", fix) from error
         if not isinstance(values, Mapping) or not all(isinstance(path, str) for path in values):
             fix = "return a mapping of dotted configuration path to value"
             raise ConfigError("the search space returns no configuration", f"{self.name}: {values!r}", fix)
         return dict(values)
+
+    def first(self, config: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the parameters that the space wants tried first.
+
+        Raises:
+            ConfigError: it fails.
+        """
+        with self._explained():
+            return [dict(point) for point in self.points(config)]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            fix = "mend it, or choose a --recipe that it is made for"
+            raise ConfigError("the search space fails", f"{self.name}: {type(error).__name__}: {error}", fix) from error
 
 
 def load_space(name: str) -> SearchSpace:
