@@ -6,6 +6,7 @@ resumed search needs: replayed into a fresh study, it ends in the state of the o
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,14 +132,18 @@ class SearchStudy:
 
 
 def finished_study(records: Sequence[TrialRecord], goals: Sequence[Goal]) -> optuna.Study:
-    """Return the trials that have a value as a study that Optuna can analyse."""
+    """Return the trials that have a value as a study that Optuna can analyse.
+
+    Optuna takes no trial beyond its ranges, where a point that the user gave may lie: such a trial is left out.
+    """
     study = optuna.create_study(directions=[goal.direction for goal in goals])
     for record in records:
         values = values_of(record, goals)
         if record.state in ("complete", "stopped") and values is not None:
             distributions = {name: json_to_distribution(text) for name, text in record.distributions.items()}
-            trial = optuna.trial.create_trial(params=record.params, distributions=distributions, values=values)
-            study.add_trial(trial)
+            with suppress(ValueError):
+                trial = optuna.trial.create_trial(params=record.params, distributions=distributions, values=values)
+                study.add_trial(trial)
     return study
 
 

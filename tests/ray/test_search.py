@@ -16,8 +16,9 @@ from retina_ray.errors import ConfigError, ResourceError
 from retina_ray.mlflow_access import connect
 from retina_ray.model_versions import list_models
 from retina_ray.orchestration.tune_driver import SearchOptions, SearchResult, run_search
-from retina_ray.orchestration.tune_winner import Winner, best_trial, pareto_front, publish_winner, winner_config
+from retina_ray.orchestration.tune_winner import Winner, publish_winner
 from retina_ray.registry import MLFLOW_PARENT
+from retina_ray.search.winner import best_trial, pareto_front, winner_config
 from tests.helpers import tiny_config, write_dataset
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]

@@ -1,0 +1,63 @@
+"""Which trial wins: by the last value, among finished ones, wherever its parameters lie."""
+
+import pytest
+from optuna.distributions import FloatDistribution, distribution_to_json
+
+from retina_ray.config import RunConfig
+from retina_ray.errors import ConfigError
+from retina_ray.search.goals import Goal
+from retina_ray.search.journal import Report, State, TrialRecord
+from retina_ray.search.study import finished_study
+from retina_ray.search.winner import best_trial, pareto_front, winner_config
+
+ACCURACY, ECE = Goal("accuracy", "max"), Goal("ece", "min")
+RANGE = distribution_to_json(FloatDistribution(0.0, 1.0))
+
+
+def trial(number: int, *, state: State = "complete", x: float = 0.5, **figures: float | None) -> TrialRecord:
+    reports = [Report(number, 1.0, figures, False, 1.0)] if figures else []
+    return TrialRecord(number, {"x": x}, {"x": RANGE}, {"seed": number}, number, state=state, reports=reports)
+
+
+def test_the_best_value_wins_and_the_earlier_of_two() -> None:
+    trials = [trial(0, accuracy=0.5), trial(1, state="stopped", accuracy=0.8), trial(2, accuracy=0.8)]
+    assert best_trial(trials, [ACCURACY]).number == 1
+    assert best_trial(trials, [Goal("accuracy", "min")]).number == 0
+
+
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_what_has_not_ended_well_does_not_win(state: State) -> None:
+    trials = [trial(0, accuracy=0.5), trial(1, state=state, accuracy=0.5), trial(2, state=state, accuracy=0.9)]
+    assert [each.number for each in pareto_front(trials, [ACCURACY])] == [0]
+
+
+def test_of_two_goals_nothing_on_the_front_is_beaten_in_both() -> None:
+    trials = [
+        trial(0, accuracy=0.7, ece=0.1),
+        trial(1, accuracy=0.8, ece=0.2),
+        trial(2, accuracy=0.7, ece=0.2),
+        trial(3, accuracy=0.9, ece=None),
+    ]
+    assert [each.number for each in pareto_front(trials, [ACCURACY, ECE])] == [0, 1]
+    assert best_trial(trials, [ACCURACY, ECE]).number == 1
+    assert best_trial(trials, [ECE, ACCURACY]).number == 0
+
+
+def test_a_point_beyond_its_range_can_win_and_is_not_analysed() -> None:
+    trials = [trial(0, accuracy=0.5), trial(1, x=3.0, accuracy=0.9)]
+    assert best_trial(trials, [ACCURACY]).number == 1
+    assert [each.params for each in finished_study(trials, [ACCURACY]).trials] == [{"x": 0.5}]
+
+
+def test_without_a_value_the_error_says_why() -> None:
+    lost = trial(1, state="failed")
+    lost.reason = "too many images"
+    with pytest.raises(ConfigError, match="trial 1: too many images"):
+        best_trial([trial(0, state="running"), lost], [ACCURACY])
+    with pytest.raises(ConfigError, match="0 trials, none reported"):
+        best_trial([], [ACCURACY])
+
+
+def test_the_winner_is_a_run_named_after_its_search() -> None:
+    config = winner_config(RunConfig(name="search"), trial(12, accuracy=0.5))
+    assert (config.name, config.seed) == ("search-trial-00012", 12)
