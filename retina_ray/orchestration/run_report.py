@@ -1,8 +1,7 @@
 """Gather from a run's folder, artifacts and data set what its report shows, and write the report."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from retina_ray.errors import DataError, RetinaRayError
 from retina_ray.methods.base import TEST
 from retina_ray.orchestration import report_deepmt, report_sall
 from retina_ray.orchestration.preparation import open_dataset
+from retina_ray.orchestration.report_file import place_report
 from retina_ray.orchestration.run_folder import RunFolder, summarise_test
 from retina_ray.report.build import ReportData, write_report
 from retina_ray.training.artifact import HISTORY, Artifact
@@ -23,8 +23,6 @@ from retina_ray.training.stage import select_rows
 
 Counts = dict[str, dict[str, list[int]]]
 """Images per grade, by split and task."""
-
-REPORT = "report.html"
 
 
 def report_run(folder: RunFolder) -> str:
@@ -37,11 +35,7 @@ def report_run(folder: RunFolder) -> str:
         ConfigError: the run is not finished.
     """
     data = gather(folder)
-    if folder.store.is_local:
-        return str(write_report(data, folder.store.local_path / REPORT))
-    with tempfile.TemporaryDirectory(prefix="retina-ray-report-") as scratch:
-        folder.store.upload(write_report(data, Path(scratch) / REPORT), REPORT)
-    return f"{folder.store.uri}/{REPORT}"
+    return place_report(folder.store, partial(write_report, data))
 
 
 def gather(folder: RunFolder) -> ReportData:

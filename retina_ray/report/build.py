@@ -1,6 +1,6 @@
 """A run's report: gathers tables and figures and writes them as one self-contained HTML file.
 
-What is not here: how a figure or table looks (``figures``, ``progress_figures``, ``tables``, ``template.html.j2``),
+What is not here: how a figure or table looks (``figures``, ``progress_figures``, ``tables``, ``run.html.j2``),
 and reading a run's folder (``orchestration``).
 """
 
@@ -20,7 +20,7 @@ from retina_ray.metrics.probabilities import DEFAULT_BINS
 from retina_ray.metrics.summary import TaskSummary
 from retina_ray.metrics.table import Predictions, select
 from retina_ray.report import deepmt_figures, figures, progress_figures, tables
-from retina_ray.report.html import InlineFigure, InlineImage, figure_uri, render
+from retina_ray.report.html import InlineFigure, InlineImage, figure_uri, flatten, write_page
 from retina_ray.report.tables import Cell, Row, display_name
 
 Shown = dict[str, dict[str, Predictions]]
@@ -100,11 +100,7 @@ def write_report(data: ReportData, path: Path) -> Path:
     Raises:
         DataError: predictions that cannot be read; see `metrics.table.validate`.
     """
-    page = render(_context(data))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(path)
+    return write_page("run.html.j2", _context(data), path)
 
 
 def _context(data: ReportData) -> dict[str, Any]:
@@ -146,7 +142,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "soft_label_table": tables.to_html(_soft_label_rows(data.soft_labels)),
         "data_table": tables.to_html(_data_rows(data.data_counts)),
         "config": data.config_yaml,
-        "environment": list(_flatten(data.environment)),
+        "environment": list(flatten(data.environment)),
     }
 
 
@@ -324,12 +320,3 @@ def _data_rows(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> list[Row]:
         for split, tasks in counts.items()
         for task, numbers in tasks.items()
     ]
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{name}.")
-        else:
-            yield name, str(value)

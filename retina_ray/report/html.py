@@ -1,12 +1,13 @@
 """From figures and context to one HTML page that needs nothing else: no network, no script, no second file.
 
-What is not here: what stands on the page (``build``, ``template.html.j2``).
+What is not here: what stands on the pages (``build`` and ``run.html.j2``, ``search_page`` and ``search.html.j2``).
 """
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,10 +24,12 @@ class InlineImage:
     Attributes:
         title: what it shows, empty where the figure's heading says it.
         uri: the image itself, as a ``data:`` address.
+        shows: its gist, for who cannot see it.
     """
 
     title: str
     uri: str
+    shows: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,26 @@ def figure_uri(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def render(context: Mapping[str, Any]) -> str:
-    """Return the page for a context; everything in it is escaped unless it is `markupsafe.Markup`.
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested values as name and text, the names joined by dots."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, str(value)
+
+
+def write_page(template: str, context: Mapping[str, Any], path: Path) -> Path:
+    """Write a page as one file; an older one is replaced whole.
+
+    Args:
+        template: name of its file.
+        context: what the template shows; everything in it is escaped unless it is `markupsafe.Markup`.
+        path: where; its folder is made.
+
+    Returns:
+        The path.
 
     Raises:
         jinja2.UndefinedError: the context lacks something that the template shows.
@@ -64,4 +85,8 @@ def render(context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html.j2").render(context)
+    page = environment.get_template(template).render(context)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(page, encoding="utf-8")
+    return partial.replace(path)
