@@ -7,7 +7,7 @@ figure into a page (``html``).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ GAP_COLOUR = "#D1344B"
 INK = "#27313b"
 
 _PANELS_PER_ROW = 4
+_LOGARITHMIC_FROM = 100.0
+"""Quotient of the largest and smallest value from which an axis is logarithmic."""
 _OVER_CONFIDENT: dict[str, Any] = {
     "color": (GAP_COLOUR, 0.3),
     "edgecolor": GAP_COLOUR,
@@ -74,6 +76,17 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e3e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def scale_for(values: npt.NDArray[np.float64]) -> Literal["log", "linear"]:
+    """Return the scale of an axis: logarithmic where a linear one would flatten all but the largest values.
+
+    Args:
+        values: of any shape; NaN, zeros and signs do not count.
+    """
+    sizes = np.abs(values)
+    known = sizes[sizes > 0.0]
+    return "log" if known.size and known.max() > _LOGARITHMIC_FROM * known.min() else "linear"
 
 
 def confusion_matrices(matrices: Mapping[str, npt.NDArray[np.int64]], *, grades: Sequence[str]) -> Figure:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from retina_ray.report.figures import COLOURS, INK, new_figure, plain, tidy
+from retina_ray.report.figures import COLOURS, INK, new_figure, plain, scale_for, tidy
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,8 +24,6 @@ _PANELS_PER_ROW = 3
 _SCORE = "validation score (0 to 1)"
 _QUANTITIES = {"validation_ap_": "validation average precision", "validation_auc_": "validation ROC area"}
 _TABLES_ONLY = ("validation_image_ap_", "validation_image_auc_", "validation_chance_")
-_LOGARITHMIC_FROM = 100.0
-"""Quotient of the largest and smallest loss from which a linear axis would flatten all but one."""
 
 
 def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
@@ -109,10 +107,8 @@ def _curves(axes: Axes, epochs: Sequence[Mapping[str, Any]], keys: Sequence[str]
             linewidth=1.8,
             label=plain(key.replace("_", " ")),
         )
-    values = np.abs(np.concatenate([_values(epochs, key) for key in keys]))
-    known = values[values > 0.0]
-    if any("loss" in key or key.startswith("train_") for key in keys) and known.size:
-        axes.set_yscale("log" if known.max() > _LOGARITHMIC_FROM * known.min() else "linear")
+    if any("loss" in key or key.startswith("train_") for key in keys):
+        axes.set_yscale(scale_for(np.concatenate([_values(epochs, key) for key in keys])))
     if keys == ["lr"]:
         axes.set_ylim(bottom=0.0)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))

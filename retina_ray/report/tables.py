@@ -18,7 +18,7 @@ MAIN_METRICS = ("accuracy", "confidence", "error", "auroc", "kappa_quadratic", "
 
 LOWER_IS_BETTER = frozenset({"error", "ece", "mce", "nll", "brier"})
 
-_LABELS = {
+LABELS = {
     "accuracy": "Accuracy (%)",
     "confidence": "Conf (%)",
     "error": "Err (%)",
@@ -35,6 +35,8 @@ _LABELS = {
     "nll": "NLL (nats)",
     "brier": "Brier",
 }
+"""Metrics of `grading.METRICS` as prose writes them, with their unit; per cent are of shares."""
+
 _NAMES = {
     "sall": "SALL",
     "deepmt_dr": "DeepMT-DR",
@@ -72,7 +74,7 @@ def format_value(metric: str, value: float, *, signed: bool = False) -> str:
     """Return a metric as text: in per cent where its label says so, else with three decimals; nan as ``n/a``."""
     if not np.isfinite(value):
         return "n/a"
-    percent = _LABELS[metric].endswith("(%)")
+    percent = LABELS[metric].endswith("(%)")
     sign = "+" if signed else ""
     # Adding 0.0 after rounding turns a negative zero into zero.
     return f"{round(value * 100.0, 1) + 0.0:{sign}.1f}" if percent else f"{round(value, 3) + 0.0:{sign}.3f}"
@@ -116,7 +118,7 @@ def metric_rows(summaries: Sequence[TaskSummary]) -> list[Row]:
     """Return one row per metric and one column per summary, for all of `grading.METRICS`."""
     return [
         {
-            "Metric": Cell(_LABELS[metric]),
+            "Metric": Cell(LABELS[metric]),
             **{
                 f"{display_name(summary.task)}, {display_name(summary.model)}": Cell(
                     format_value(metric, summary.metrics[metric]),
@@ -148,7 +150,7 @@ def _row(
         "Model": Cell(name),
         "Images": Cell(f"{measured.n:,}"),
         **{
-            _LABELS[metric]: Cell(
+            LABELS[metric]: Cell(
                 format_value(metric, measured.metrics[metric], signed=signed),
                 format_interval(metric, measured.intervals.get(metric), signed=signed),
             )
