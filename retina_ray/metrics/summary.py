@@ -1,5 +1,6 @@
 """What each model reaches on each task of a split, measured from the prediction table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,7 +8,8 @@ import pyarrow as pa
 
 from retina_ray.metrics.bootstrap import bootstrap_intervals
 from retina_ray.metrics.calibration import reliability_bins
-from retina_ray.metrics.grading import confusion_matrix, grading_metrics
+from retina_ray.metrics.grading import METRICS, confusion_matrix, grading_metrics
+from retina_ray.metrics.json_text import null_as_nan
 from retina_ray.metrics.probabilities import DEFAULT_BINS
 from retina_ray.metrics.table import graded_tasks, select, validate
 
@@ -46,6 +48,19 @@ def as_record(summary: TaskSummary) -> dict[str, Any]:
         "confusion": summary.confusion,
         "reliability": summary.reliability,
     }
+
+
+def from_record(record: Mapping[str, Any]) -> TaskSummary:
+    """Return the summary that `as_record` made, after its way through JSON, where NaN is null."""
+    return TaskSummary(
+        model=record["model"],
+        task=record["task"],
+        n=record["n"],
+        metrics=null_as_nan({name: record[name] for name in METRICS}),
+        intervals={name: (low, high) for name, (low, high) in null_as_nan(record["intervals"]).items()},
+        confusion=record["confusion"],
+        reliability=record["reliability"],
+    )
 
 
 def summarise(
