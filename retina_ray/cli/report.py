@@ -1,4 +1,4 @@
-"""``retina-ray report``: one self-contained HTML page about a run."""
+"""``retina-ray report``: one self-contained HTML page about a run or a hyper-parameter search."""
 
 from typing import Annotated
 
@@ -9,15 +9,29 @@ from retina_ray.cli.options import AsJson
 
 
 def report(
-    run: Annotated[str, typer.Argument(help="Folder of a finished run.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="Folder of a finished run, or of a search, which may still run.")
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Write the HTML report of a run into its folder."""
-    from retina_ray.orchestration.run_folder import RunFolder
-    from retina_ray.orchestration.run_report import report_run
-
-    path = report_run(RunFolder.open(run))
+    """Write the HTML report of a run or a search into its folder."""
+    path = _report(folder)
     if as_json:
         print_json({"report": path})
         return
     console().print(path, markup=False, soft_wrap=True)
+
+
+def _report(folder: str) -> str:
+    from retina_ray.data.store import Store
+    from retina_ray.orchestration.search_folder import SearchFolder
+
+    search = SearchFolder(Store(folder))
+    if search.is_there:
+        from retina_ray.orchestration.search_report import report_search
+
+        return report_search(search)
+    from retina_ray.orchestration.run_folder import RunFolder
+    from retina_ray.orchestration.run_report import report_run
+
+    return report_run(RunFolder.open(folder))
