@@ -8,7 +8,6 @@ hit; a moment too short to be seen from outside is met by an audit hook with whi
 import json
 import os
 import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -23,9 +22,9 @@ import pytest
 import torch
 
 from retina_ray.config import RunConfig, from_mapping
-from tests.helpers import descendants, tiny_config, warm_processes, write_dataset
+from tests.helpers import tiny_config, warm_processes, write_dataset
+from tests.killing import MARK, family, ray_folders_of, remove, send
 
-MARK = "RETINA_RAY_TEST_FAMILY"
 LIFE_TIMEOUT_S = 900
 RESULTS = ("weights.safetensors", "logits.safetensors", "predictions.parquet", "history.json")
 
@@ -131,23 +130,6 @@ def between_report_and_commit(site: Site) -> bool:
     return False
 
 
-def family(mark: str) -> set[int]:
-    """Return the processes that were started, at any remove, by the life with that mark, orphans included."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
-                found.add(int(entry.name))
-    # Ray's workers write their title over their environment; they hang on the raylet.
-    return found.union(*map(descendants, found))
-
-
-def send(processes: set[int], number: int) -> None:
-    for process in processes:
-        with suppress(ProcessLookupError):
-            os.kill(process, number)
-
-
 def run_life(site: Site, moment: Moment | None, *, delay_s: float = 0.0, event: Event | None = None) -> bool:
     """Run one life, up to the moment or the event or to its end; tell whether it was killed."""
     mark = f"{site.root}-{time.monotonic_ns()}"
@@ -190,17 +172,6 @@ def run_life(site: Site, moment: Moment | None, *, delay_s: float = 0.0, event: 
     killed = killed or (event is not None and process.exitcode == -signal.SIGKILL)
     assert killed or process.exitcode == 0, f"the life ended by itself with {process.exitcode}"
     return killed
-
-
-def ray_folders_of(process: int) -> set[str]:
-    with suppress(OSError):
-        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").replace("=", "\0").split("\0")
-        return {"/".join(word.split("/")[:3]) for word in words if word.startswith("/tmp/rr-")}
-    return set()
-
-
-def remove(folder: str) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def where(site: Site) -> str:
