@@ -8,7 +8,10 @@ import typer
 
 from retina_ray.cli.console import console, counting, error_console, print_json, result_table, stage_display
 from retina_ray.cli.options import AsJson, Assignments, resolve
+from retina_ray.cli.search_display import parameters
 from retina_ray.cli.train import describe
+from retina_ray.cli.tune import search_and_publish
+from retina_ray.config import override
 from retina_ray.serving.schema import GradeResponse
 
 STORED_SIZE = 96
@@ -18,10 +21,13 @@ STORED_SIZE = 96
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the data set and the run.")] = Path("demo"),
     images_per_task: Annotated[int, typer.Option("--images-per-task", min=20, help="Images drawn per task.")] = 800,
+    trials: Annotated[int, typer.Option("--trials", min=2, help="Trials of the search.")] = 4,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw two diseases, train SALL on two Ray workers, report, and grade one image: a few minutes on two cores.
+    """Draw two diseases, train SALL on two Ray workers, search for a better one, and grade one image.
+
+    A few minutes on two cores: the search is over temperature and data ratio, and begins with the trained setting.
 
     A demo that was interrupted goes on where it was.
     """
@@ -33,6 +39,9 @@ def demo(
     from retina_ray.data.synthetic import write_synthetic
     from retina_ray.orchestration.publish import train_and_publish
     from retina_ray.orchestration.run_report import report_run
+    from retina_ray.orchestration.search_folder import SearchFolder
+    from retina_ray.orchestration.search_report import report_search
+    from retina_ray.orchestration.tune_driver import SearchOptions
 
     if not (data / "dataset.json").exists():
         with counting("drawing") as progress:
@@ -50,21 +59,37 @@ def demo(
     with stage_display() as display:
         published = train_and_publish(config, resume=True, listener=display)
     report = report_run(published.result.folder)
+    search, winner = search_and_publish(
+        override(config, {"name": "demo-search"}), SearchOptions("sall_brief", trials), resume=True
+    )
+    search_report = report_search(SearchFolder.open(search))
     photograph = out / "photograph.jpg"
     truth = _draw_photograph(photograph, task=config.method.tasks[0], seed=config.seed + 1)
-    answer = _grade(published.bundle_uri, photograph)
+    answer = _grade(winner.published.bundle_uri, photograph)
     seconds = time.perf_counter() - start
     if as_json:
-        print_json({**describe(published), "report": report, "prediction": answer.model_dump(), "seconds": seconds})
+        found = {"search": search, "search_report": search_report, "winner": describe(winner.published)}
+        print_json(
+            {
+                **describe(published),
+                "report": report,
+                **found,
+                "prediction": answer.model_dump(),
+                "seconds": seconds,
+            }
+        )
         return
     say = console()
     say.print(result_table(published.result.summaries, title="test split: single-task networks against SALL"))
+    say.print(result_table(winner.published.result.summaries, title="test split: the winner of the search"))
     task, grade = config.method.tasks[0], answer.tasks[config.method.tasks[0]]
     for line in (
         f"graded    {photograph}: {task} {grade.grade} ({grade.grade_name}), {grade.confidence:.0%}; drawn as {truth}",
         f"report    {report}",
-        f"bundle    {published.bundle_uri}",
-        f"next      retina-ray predict {published.bundle_uri} {photograph}",
+        f"searched  {search_report}",
+        f"winner    trial {winner.trial.number}: {parameters(winner.trial)}",
+        f"bundle    {winner.published.bundle_uri}",
+        f"next      retina-ray predict {winner.published.bundle_uri} {photograph}",
         f"took      {seconds:.0f} s",
     ):
         say.print(line, markup=False, soft_wrap=True)

@@ -41,7 +41,7 @@ def settings() -> list[str]:
 @pytest.fixture(scope="module")
 def printed(desk: Path, settings: list[str]) -> str:
     """What the demo prints, on two Ray workers."""
-    return retina_ray(desk, "demo", "--images-per-task", "40", *settings)
+    return retina_ray(desk, "demo", "--images-per-task", "40", "--trials", "2", *settings)
 
 
 def read(folder: Path, *arguments: str) -> Any:
@@ -61,13 +61,20 @@ def test_the_demo_ends_with_a_table_a_report_a_bundle_and_a_graded_photograph(de
     assert {stage["workers"] for stage in described["stages"].values()} == {2}
     stages = {json.loads(line)["stage"] for line in (run / "history.jsonl").read_text().splitlines()}
     assert stages == {"teacher-dr", "teacher-amd", "student-dr-amd"}
+    search = desk / "demo/runs/demo-search"
+    assert str(search / "report.html") in printed
+    trials = [json.loads(file.read_text()) for file in sorted((search / "trials").iterdir())]
+    assert [trial["state"] for trial in trials] == ["complete", "complete"]
+    assert set(trials[0]["stages"].values()) == {"reused"}, "the first trial is the run itself"
+    assert [name for name, how in trials[1]["stages"].items() if how == "trained"] == ["student-dr-amd"]
 
 
 @pytest.mark.timeout(900)
 def test_a_demo_that_is_run_again_trains_nothing(desk: Path, printed: str, settings: list[str]) -> None:
     before = {file: file.stat().st_mtime_ns for file in desk.glob("demo/runs/artifacts/*/*.safetensors")}
-    again = read(desk, "demo", "--images-per-task", "40", *settings)
-    assert len(before) == 4
+    again = read(desk, "demo", "--images-per-task", "40", "--trials", "2", *settings)
+    assert len(before) == 5, "two teachers, their labels, the student of the run, and that of the second trial"
+    assert again["search"] == str(desk / "demo/runs/demo-search")
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert again["bundle"] == str(desk / "demo/runs/demo/bundle")
     assert {(row["model"], row["task"]) for row in again["metrics"]} == {
@@ -83,8 +90,9 @@ def test_a_run_is_resumed_from_another_folder_and_read_by_programs(desk: Path, p
     evaluated = read(tmp_path, "evaluate", run)
     reached = {(row["model"], row["task"]): row["accuracy"] for row in resumed["metrics"]}
     assert reached == {(row["model"], row["task"]): row["accuracy"] for row in evaluated}
-    (model,) = read(tmp_path, "models", "list", "--storage", str(desk / "demo/runs"))
+    newest, model = read(tmp_path, "models", "list", "--storage", str(desk / "demo/runs"))
     assert model["version"] == resumed["model_version"] == 1
+    assert "candidate" in newest["aliases"]
     answer = read(tmp_path, "predict", f"{run}/bundle", str(desk / "demo/photograph.jpg"))
     (graded,) = answer.values()
     assert graded["tasks"].keys() == {"dr", "amd"}
