@@ -52,7 +52,7 @@ def reference_terms(method: DeepMT, network: StageNetwork, batch: Batch) -> dict
         "lesion_logits": logits,
         "lesions": lesions,
         "lesions_hr": lesions_hr,
-        "logits": nets.grade(restored, lesions[:, :-1]).logits,
+        "logits": nets.grade(restored, lesions[:, :-1]).dropped_logits,
         "evidence": _map(network, restored, lesions, create_graph=True),
         "evidence_hr": _map(network, high, lesions_hr, create_graph=False),
     }

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from retina_ray.explain.gmsv import Gmsv
 from retina_ray.explain.guided_relu import GuidedRelus
 from retina_ray.explain.maps import enlarge, full_precision, map_arithmetic, min_max, score_gradients
+from retina_ray.models.batch_statistics import unrecorded
 
 Score = Literal["sum", "argmax"]
 
@@ -166,18 +167,22 @@ class GuidedBackpropEvidence(Evidence):
 class SmoothGradEvidence(Evidence):
     """SmoothGrad (Smilkov et al. 2017): the mean absolute gradient over noisy copies, its largest over the colours.
 
-    The noisy copies of a batch go through the grader together, in a forward pass of their own.
+    The noisy copies of a batch go through the grader together, in a forward pass of their own, which leaves the running
+    statistics of batch normalisation alone. Their noise is a function of torch's seed, which training sets anew for
+    each step: the two images that a step compares get the same noise.
 
     Args:
         score: what is explained, see `positive_score`.
+        network: the module inside ``grade`` that normalises batches.
         copies: n >= 1; memory and time grow with it.
         noise: standard deviation of the Gaussian noise as a share of each image's own range, >= 0 (Smilkov et al.
-            advise 0.1 to 0.2). It is drawn from torch's global generator.
+            advise 0.1 to 0.2).
 
     Raises:
         ValueError: no copy, or a negative noise.
     """
 
+    network: nn.Module
     copies: int
     noise: float
 
@@ -193,7 +198,8 @@ class SmoothGradEvidence(Evidence):
         output = grade(images, lesions)
         noisy = self._noisy(images)  # (nB, 3, H, W)
         repeated = None if lesions is None else lesions.repeat(self.copies, 1, 1, 1)
-        score = positive_score(grade(noisy, repeated).logits, self.score)
+        with unrecorded(self.network):
+            score = positive_score(grade(noisy, repeated).logits, self.score)
         (gradient,) = score_gradients(score, [noisy], create_graph=create_graph)
         with map_arithmetic(images.device, create_graph=create_graph):
             mean = full_precision(gradient).abs().reshape(self.copies, *images.shape).mean(dim=0)
@@ -201,5 +207,7 @@ class SmoothGradEvidence(Evidence):
 
     def _noisy(self, images: Tensor) -> Tensor:
         extent = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
-        noise = torch.randn(self.copies, *images.shape, dtype=images.dtype, device=images.device)
+        generator = torch.Generator(images.device if images.is_cuda else "cpu").manual_seed(torch.initial_seed())
+        shape = (self.copies, *images.shape)
+        noise = torch.randn(shape, generator=generator, dtype=images.dtype, device=images.device)
         return (images + self.noise * extent * noise).flatten(0, 1)

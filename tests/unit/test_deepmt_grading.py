@@ -191,4 +191,12 @@ def test_dropout_acts_while_training_alone() -> None:
     grader, (images, lesions) = small_grader(hidden=64), inputs()
     torch.testing.assert_close(grader(images, lesions).logits, grader(images, lesions).logits, rtol=0, atol=0)
     grader.head.train()
-    assert not torch.equal(grader(images, lesions).logits, grader(images, lesions).logits)
+    assert not torch.equal(grader(images, lesions).dropped_logits, grader(images, lesions).dropped_logits)
+
+
+def test_dropout_does_not_reach_what_maps_and_scores_are_made_of() -> None:
+    grader, (images, lesions) = small_grader(hidden=64), inputs()
+    expected = grader(images, lesions)
+    torch.testing.assert_close(expected.dropped_logits, expected.logits, rtol=0, atol=0)
+    grader.head.train()
+    torch.testing.assert_close(grader(images, lesions).logits, expected.logits, rtol=0, atol=0)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from retina_ray.data.batch import Batch
+from retina_ray.data.batch import Batch, to_unit_range
 from retina_ray.data.selection import Selection
 from retina_ray.errors import ConfigError, DataError
 from retina_ray.methods import catalogue
 from retina_ray.methods.deepmt.frozen_maps import FrozenMaps
+from retina_ray.models.deepmt.resampling import degrade
 from retina_ray.recipes import load_recipe
 from retina_ray.training.artifact import stage_keys
 from tests.deepmt import SIDE, TASKS, a_batch, built, gradients, method_of, step, tiny
@@ -114,8 +115,38 @@ def test_each_task_tells_super_resolution_s_first_layer(term: str) -> None:
     assert float(first.grad.abs().max()) > 0
 
 
-@pytest.mark.parametrize("term", ["segmentation_aware", "classification_aware", "semi_supervised"])
-def test_what_a_term_compares_with_passes_no_gradient(term: str) -> None:
+@pytest.mark.parametrize("kind", ["gmsv", "grad_cam", "guided_backprop", "smooth_grad", "none"])
+def test_a_perfectly_restored_image_has_no_loss_of_segmentation_or_evidence(kind: str) -> None:
+    method = method_of("joint", {"method.evidence.map": kind, "method.grading.hidden": 64})
+    network = built(method)
+    batch = a_batch(side=96)  # maps of the usual size are too coarse to have a contrast
+    network.nets.restore = lambda _low: to_unit_range(batch.images)
+    terms = {name: float(term.detach()) for name, term in step(method, network, batch).items()}
+    assert terms["segmentation_aware"] == terms["classification_aware"] == 0
+    assert terms["grading"] > 0
+
+
+@pytest.mark.parametrize("kind", ["gmsv", "smooth_grad", "none"])
+def test_running_statistics_are_those_of_restored_images(kind: str) -> None:
+    method = method_of("joint", {"method.evidence.map": kind})
+    network, twin = built(method), built(method)
+    batch = a_batch()
+    step(method, network, batch)
+    twin.nets(degrade(to_unit_range(batch.images), method.config.scale))  # what prediction passes through
+    expected = dict(twin.named_buffers())
+    for name, found in network.named_buffers():
+        torch.testing.assert_close(found, expected[name], rtol=0, atol=0, msg=lambda text, name=name: name + text)
+
+
+def test_the_loss_of_grades_is_behind_dropout() -> None:
+    method = method_of("joint", {"method.grading.hidden": 64})
+    network = built(method)
+    batch = a_batch()
+    losses = [method.losses(network, batch, method.counts(batch))["grading"].detach() for _ in range(3)]
+    assert len({float(loss) for loss in losses}) == 3
+
+
+def test_what_a_term_compares_with_passes_no_gradient() -> None:
     method = method_of("joint")
     network = built(method)
     batch = a_batch()

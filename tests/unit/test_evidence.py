@@ -34,7 +34,7 @@ def make_evidence(kind: str, network: nn.Module, *, noise: float = 0.1) -> Evide
         return GradCamEvidence("sum")
     if kind == "guided_backprop":
         return GuidedBackpropEvidence("sum", network)
-    return SmoothGradEvidence("sum", copies=3, noise=noise)
+    return SmoothGradEvidence("sum", network, copies=3, noise=noise)
 
 
 def curved() -> nn.Module:
@@ -150,6 +150,16 @@ def test_the_output_is_the_graders_and_the_map_is_in_range(kind: str, size: tupl
     assert heat.shape == (2, *size)
     assert heat.amin(dim=(1, 2)).tolist() == [0, 0]
     assert heat.amax(dim=(1, 2)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_statistics_are_recorded_of_the_images_alone(kind: str) -> None:
+    networks = [make_grader().train() for _ in range(2)]
+    images, lesions = make_inputs(2)
+    make_evidence(kind, networks[0])(networks[0], images, lesions, create_graph=False)
+    networks[1](images, lesions)
+    for ours, plain in zip(networks[0].buffers(), networks[1].buffers(), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -320,9 +330,9 @@ def test_no_hook_is_left_behind() -> None:
 
 def test_unusable_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="copies must be at least 1, got 0"):
-        SmoothGradEvidence("sum", copies=0, noise=0.1)
+        SmoothGradEvidence("sum", make_grader(), copies=0, noise=0.1)
     with pytest.raises(ValueError, match=r"noise must not be negative, got -0\.1"):
-        SmoothGradEvidence("sum", copies=1, noise=-0.1)
+        SmoothGradEvidence("sum", make_grader(), copies=1, noise=-0.1)
     network, (images, lesions) = make_grader(activation=nn.Softplus), make_inputs(1)
     with pytest.raises(ValueError, match=r"TinyGrader has no nn\.ReLU"):
         GuidedBackpropEvidence("sum", network)(network, images, lesions, create_graph=False)

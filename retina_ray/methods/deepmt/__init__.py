@@ -30,6 +30,12 @@ Deviation register (what the paper prints -> what happens here; why; switch)
         do. Nothing is changed; tests/unit/test_evidence.py shows it.
     Eq. 4 is a squared norm -> the mean over planes and pixels, so that lambda does not depend on the image's size.
     Eq. 5 thresholds maps -> sigmoids, as in Eq. 2. Its text mentions a concatenation that the formula has not -> none.
+    Eq. 5 of an image against itself is 0, but dropout would give the two images' maps, and Table V's scores, masks of
+        their own -> both are of logits without dropout, the loss of grades is of logits behind it, from the same
+        forward pass; SmoothGrad's noise is the same for both images of a step.
+    Batch normalisation in training mode takes the statistics of every batch that passes -> the passes that only make a
+        target or a map, of high-resolution and of noisy images, leave no trace in the running ones, by which
+        prediction normalises restored images; otherwise Table V's maps would differ by this, too.
     Eq. 6 is L1, the code's MSE -> L1, mean over pixels; method.loss.pixel_norm.
     Eq. 8 divides once, over all lesions; the code does so per lesion, with weights, without the factor 2, and adds a
         focal loss -> per lesion, with the factor 2, without focal loss; method.loss.dice_per_lesion and .focal.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from retina_ray.explain.evidence import Evidence
 from retina_ray.methods.deepmt.frozen_maps import FrozenMaps
+from retina_ray.models.batch_statistics import unrecorded
 from retina_ray.models.deepmt.network import DeepMTNetwork
 from retina_ray.models.deepmt.resampling import degrade
 
@@ -37,7 +38,7 @@ class StepOutputs(TypedDict, total=False):
     """(B, 5, H, W) in [0, 1] of the high-resolution image, without a gradient."""
 
     logits: Tensor
-    """(B, K) of the graded image: the restored one, in the grading stage the high-resolution one."""
+    """(B, K) of the graded image, behind dropout: the restored one, in the grading stage the high-resolution one."""
 
     evidence: Tensor
     """(B, H, W) in [0, 1], the map of the graded image."""
@@ -135,7 +136,8 @@ class StageNetwork(nn.Module):
             found["lesions"] = found["lesion_logits"].softmax(dim=1)
         if self.stage == "joint":
             self._grade(found, found["restored"], found.get("lesions"))
-            self._grade_high(found, high)
+            with unrecorded(self.nets):
+                self._grade_high(found, high)
         return found
 
     def evidence_map(self, images: Tensor, probabilities: Tensor | None) -> Tensor | None:
@@ -157,7 +159,7 @@ class StageNetwork(nn.Module):
             output, found["evidence"] = self.evidence(self.nets.grade, images, lesions, create_graph=True)
         else:
             output = self.nets.grade(images, lesions)
-        found["logits"] = output.logits
+        found["logits"] = output.dropped_logits
         if self._wanted.scores:
             found["score"] = _chance_of_disease(output.logits)
 
@@ -173,7 +175,7 @@ class StageNetwork(nn.Module):
 
     def _lesions_hr(self, high: Tensor, rows: Sequence[int] | None) -> Tensor:
         """Return the high-resolution image's lesion probabilities (B, 5, H, W), without a gradient."""
-        with torch.no_grad():
+        with torch.no_grad(), unrecorded(self.nets):
             if rows is None or "segmentation" not in self._frozen:
                 return self._segmented(high)
             return self._frozen_maps.of(rows, high, self._segmented)

@@ -263,7 +263,7 @@ class DeepMT:
         if section.map == "guided_backprop":
             return GuidedBackpropEvidence(section.score, nets.grader), None
         if section.map == "smooth_grad":
-            return SmoothGradEvidence(section.score, section.samples, section.noise), None
+            return SmoothGradEvidence(section.score, nets.grader, section.samples, section.noise), None
         return GradCamEvidence(section.score), None
 
 

@@ -21,7 +21,10 @@ class GraderOutput(NamedTuple):
     """What a grader says of a batch, and why."""
 
     logits: Tensor
-    """(B, K), raw."""
+    """(B, K), raw, without dropout: what predicts and what maps and scores explain, the same for equal images."""
+
+    dropped_logits: Tensor
+    """(B, K), those that the loss of a training step compares: behind dropout, which acts while training."""
 
     features: tuple[Tensor, ...]
     """The map (B, C, h, w) of each stage, finest first; part of the graph of the logits."""
@@ -69,7 +72,7 @@ class Grader(nn.Module):
         )
 
     def forward(self, images: Float[Tensor, "B 3 H W"], lesions: Float[Tensor, "B L H W"] | None) -> GraderOutput:
-        """Return logits (B, K) and the stages' maps.
+        """Return logits (B, K), with dropout and without, and the stages' maps.
 
         Args:
             images: (B, 3, H, W), ImageNet-normalised.
@@ -86,7 +89,10 @@ class Grader(nn.Module):
         for stage in self.stages:
             maps = stage(maps)
             features.append(maps)
-        return GraderOutput(self.head(self.pool(maps)), tuple(features))
+        to_hidden, activation, dropout, to_grades = self.head
+        hidden = activation(to_hidden(self.pool(maps)))
+        logits = to_grades(hidden)
+        return GraderOutput(logits, to_grades(dropout(hidden)), tuple(features))
 
 
 def _first_convolution(stages: nn.ModuleList) -> nn.Conv2d:
