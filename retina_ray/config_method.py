@@ -185,7 +185,8 @@ class RestorationStage(Section):
     segmentation_aware: Weight = 0.4
     """Lambda of Eq. 4."""
     apart: bool = False
-    """Finding 2: segmentation learns from restored images, but tells super-resolution nothing."""
+    """Finding 2: segmentation learns from restored images by Eq. 8, but tells super-resolution nothing; Eq. 4 is left
+    out. For the whole run it takes method.super_resolution.mode=independent, too."""
 
 
 class GradingStage(Section):

@@ -137,7 +137,7 @@ _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "isr_then_segmentation": (
         "Finding 2, Fig. 4b: segmentation that tells super-resolution nothing; deepmt_dr trains them together.",
-        {"method.stages.restoration.apart": True},
+        {"method.stages.restoration.apart": True, "method.super_resolution.mode": "independent"},
     ),
     "isr_then_grading": (
         "Finding 2, Fig. 4a: grading of a fixed super-resolution.",

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from retina_ray.config import dotted_paths, value_at
 from retina_ray.data.batch import Batch, to_unit_range
 from retina_ray.data.selection import Selection
 from retina_ray.errors import ConfigError, DataError
 from retina_ray.methods import catalogue
 from retina_ray.methods.deepmt.frozen_maps import FrozenMaps
 from retina_ray.models.deepmt.resampling import degrade
+from retina_ray.models.deepmt.segmentation import Segmentation
 from retina_ray.recipes import load_recipe
 from retina_ray.training.artifact import stage_keys
 from tests.deepmt import SIDE, TASKS, a_batch, built, gradients, method_of, step, tiny
@@ -92,6 +94,20 @@ def test_apart_segmentation_tells_super_resolution_nothing() -> None:
         sizes = gradients(method, step(method, network, a_batch()), network)
         assert (sizes["super_resolution"] == 0) == apart
         assert sizes["segmentation"] > 0
+
+
+@pytest.mark.parametrize("stage", ["restoration", "joint"])
+def test_fig_4b_s_independent_training_is_independent_in_every_stage(stage: str) -> None:
+    recipe, plain = load_recipe("deepmt_isr_then_segmentation"), load_recipe("deepmt_dr")
+    values = {path: value_at(recipe, path) for path in dotted_paths(recipe)}
+    changes = {path: value for path, value in values.items() if path != "name" and value != value_at(plain, path)}
+    method = method_of(stage, changes)
+    network = built(method)
+    terms = step(method, network, a_batch())
+    assert "segmentation_aware" not in terms
+    others = sum(term for name, term in terms.items() if name not in ("pixel", "total_variation"))
+    first = next(network.nets.super_resolution.parameters())
+    assert not first.requires_grad or torch.autograd.grad(others, first, allow_unused=True) == (None,)
 
 
 @pytest.mark.parametrize("part", ["super_resolution", "segmentation"])
@@ -215,7 +231,7 @@ def test_fixed_images_pass_a_fixed_segmentation_once() -> None:
         assert float(terms[name].detach()) == pytest.approx(float(term.detach()), rel=2e-2), name
 
 
-def test_frozen_maps_keep_what_fits_and_compute_the_rest() -> None:
+def test_frozen_maps_keep_what_fits() -> None:
     images = torch.rand(3, 3, 4, 4)
     calls: list[int] = []
 
@@ -226,8 +242,28 @@ def test_frozen_maps_keep_what_fits_and_compute_the_rest() -> None:
     maps = FrozenMaps(limit_bytes=2 * images[0].numel() * images.element_size())
     for _ in range(2):
         torch.testing.assert_close(maps.of((7, 8, 9), images, compute), images * 2)
-    assert calls == [3, 1]
+    torch.testing.assert_close(maps.of((8, 7), images[[1, 0]], compute), images[[1, 0]] * 2)
+    assert calls == [3, 3]
     assert len(maps) == 2
+
+
+def test_frozen_maps_are_the_same_after_a_resume_in_the_middle_of_an_epoch() -> None:
+    torch.manual_seed(0)
+    network = Segmentation(width=8, depth=4, gamma=(0.2, 0.2, 0.2, 1.0)).eval().to(memory_format=torch.channels_last)
+    images = torch.rand(8, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    epochs = [[(0, 1, 2, 3), (4, 5, 6, 7)], [(0, 4, 5, 6), (7, 3, 1, 2)]]
+
+    def second_epoch(*, first: int) -> list[Tensor]:
+        maps = FrozenMaps()
+        with torch.no_grad():
+            passes = [
+                [maps.of(rows, images[list(rows)], network) for rows in epoch]
+                for epoch in (epochs[0][first:], epochs[1])
+            ]
+        return passes[1]
+
+    for resumed, whole in zip(second_epoch(first=1), second_epoch(first=0), strict=True):
+        torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
 
 
 def test_prediction_is_what_evaluation_computed() -> None:

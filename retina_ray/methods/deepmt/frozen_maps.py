@@ -11,7 +11,8 @@ from torch import Tensor
 
 LIMIT_BYTES = {"cpu": 2 * 2**30, "cuda": 8 * 2**30}
 """What is kept at most, on the device, by its kind; the ranks of a machine share a CPU's memory. The first images stay
-and none is replaced: in a shuffled pass over more images than fit, what was used last is what is needed last."""
+and none is replaced: in a shuffled pass over more images than fit, what was used last is what is needed last. Time is
+saved by batches all of whose images are kept, so little by a data set much larger than the limit."""
 
 
 class FrozenMaps:
@@ -30,21 +31,21 @@ class FrozenMaps:
         return len(self._maps)
 
     def of(self, rows: Sequence[int], images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the maps (B, C, H, W) of images (B, 3, H, W), computing those of rows that are not kept.
+        """Return the maps (B, C, H, W) of images (B, 3, H, W), kept or computed.
+
+        Where one is missing the whole batch is computed: rounding depends on the size of a batch, and the result must
+        not depend on what happens to be kept, such as nothing after a resume in the middle of an epoch.
 
         Args:
             rows: B numbers; the same number always stands for the same pixels.
             images: theirs.
-            compute: maps images (b, 3, H, W) to (b, C, H, W), each by itself.
+            compute: maps images (B, 3, H, W) to (B, C, H, W), each by itself.
         """
-        missing = [position for position, row in enumerate(rows) if row not in self._maps]
-        found: dict[int, Tensor] = {}
-        if missing:
-            chosen = images if len(missing) == len(rows) else images[missing]
-            found = dict(zip(missing, compute(chosen), strict=True))
-        maps = torch.stack([found[i] if i in found else self._maps[row] for i, row in enumerate(rows)])
-        for position in missing:
-            self._keep(rows[position], found[position])
+        if all(row in self._maps for row in rows):
+            return torch.stack([self._maps[row] for row in rows])
+        maps = compute(images)
+        for row, one in zip(rows, maps, strict=True):
+            self._keep(row, one)
         return maps
 
     def _keep(self, row: int, one: Tensor) -> None:

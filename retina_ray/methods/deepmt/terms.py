@@ -34,10 +34,11 @@ def loss_weights(stage: StageName, config: DeepMTConfig) -> dict[str, float]:
     learning = learning_rates(stage, config)
     trains_restoration, trains_segmentation = "super_resolution" in learning, "segmentation" in learning
     own = config.stages.restoration if stage == "restoration" else config.stages.joint
+    apart = stage == "restoration" and config.stages.restoration.apart
     weights = {
         "pixel": loss.pixel * trains_restoration,
         "total_variation": loss.total_variation * trains_restoration,
-        "segmentation_aware": own.segmentation_aware * (trains_restoration and segments),
+        "segmentation_aware": own.segmentation_aware * (trains_restoration and segments and not apart),
         "dice": loss.dice * trains_segmentation,
         "focal": loss.focal * trains_segmentation,
     }
