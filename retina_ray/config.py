@@ -95,7 +95,7 @@ class TrainConfig(Section):
     """Clip the gradient's global norm."""
     batch_norm: Literal["local", "sync"] = "local"
     """``local``: each rank normalises its own share and rank 0's running statistics are kept;
-    ``sync``: statistics over all ranks (GPUs only)."""
+    ``sync``: statistics over all ranks (GPUs only; DeepMT-DR without a map)."""
     batch_norm_momentum: float | None = Field(default=None, gt=0.0, le=1.0)
     """Weight of the newest batch in the running statistics; null: the backbone's own. The 0.01 of MobileNet and
     EfficientNet lags by a hundred steps, too many for a short training from scratch."""
@@ -207,6 +207,17 @@ class RunConfig(Section):
             raise ValueError(
                 f"train.global_batch_size ({self.train.global_batch_size}) must be a multiple of "
                 f"runtime.workers x train.accumulate ({shares})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _statistics_have_a_second_derivative(self) -> "RunConfig":
+        # PyTorch cannot differentiate the backward pass of synchronised batch normalisation.
+        maps = isinstance(self.method, DeepMTConfig) and self.method.evidence.map != "none"
+        if maps and self.train.batch_norm == "sync":
+            raise ValueError(
+                "train.batch_norm = sync does not go with the gradients of maps in the loss; "
+                "set train.batch_norm=local, or method.evidence.map=none"
             )
         return self
 

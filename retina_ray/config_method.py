@@ -60,6 +60,9 @@ class SallConfig(Section):
         return self
 
 
+_WITH_RELUS_ALONE = ("densenet", "resnet", "squeezenet", "vgg")
+"""How the names of backbones begin whose activations are all nn.ReLU."""
+
 Rate = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Mode = Literal["joint", "independent", "none"]
@@ -255,10 +258,43 @@ class DeepMTConfig(Section):
     def _switches_fit(self) -> "DeepMTConfig":
         if self.scale == 1 and self.super_resolution.mode != "none":
             raise ValueError("scale = 1 leaves nothing to super-resolve; set method.super_resolution.mode=none")
-        if self.evidence.map == "guided_backprop" and self.grading.backbone == "inception_v3":
-            raise ValueError("inception_v3 has no ReLU modules to guide; choose another method.evidence.map")
-        if self.evidence.map == "gmsv" and not self.grading.backbone.startswith(("resnet", "wide_resnet", "resnext")):
-            raise ValueError("a map by gmsv needs a ResNet as method.grading.backbone")
+        return self
+
+    @model_validator(mode="after")
+    def _map_fits(self) -> "DeepMTConfig":
+        kind, backbone = self.evidence.map, self.grading.backbone
+        if kind == "gmsv" and not backbone.startswith("resnet"):
+            raise ValueError(
+                f"a map by gmsv needs the stages of a ResNet, not {backbone}; choose one as method.grading.backbone, "
+                "or another method.evidence.map, such as grad_cam"
+            )
+        if kind == "guided_backprop" and not backbone.startswith(_WITH_RELUS_ALONE):
+            raise ValueError(
+                f"guided_backprop needs ReLU modules as the only activations, which {backbone} has not; choose a "
+                "densenet, resnet, squeezenet or vgg as method.grading.backbone, or another method.evidence.map"
+            )
+        for stage, fit in (("grading", self.stages.grading.map_fit), ("joint", self.stages.joint.map_fit)):
+            if kind == "none" and fit:
+                raise ValueError(
+                    f"method.stages.{stage}.map_fit = {fit:g} has no map to fit; set it to 0, or choose "
+                    "another method.evidence.map than none"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _every_net_learns(self) -> "DeepMTConfig":
+        segments = self.segmentation.mode != "none"
+        if segments and not self.loss.dice and not self.loss.focal:
+            raise ValueError(
+                "nothing teaches segmentation, as method.loss.dice and method.loss.focal are 0; "
+                "raise one of them, or set method.segmentation.mode=none"
+            )
+        told_by_segmentation = segments and not self.stages.restoration.apart
+        if self.super_resolution.mode != "none" and not self.loss.pixel and not told_by_segmentation:
+            raise ValueError(
+                "nothing teaches super-resolution, as method.loss.pixel is 0 and segmentation tells it nothing; "
+                "raise method.loss.pixel, or set method.super_resolution.mode=none"
+            )
         return self
 
 

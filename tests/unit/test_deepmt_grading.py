@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from retina_ray.config_method import DeepMTConfig, EvidenceConfig, GradingConfig
 from retina_ray.errors import ConfigError
 from retina_ray.models.backbones import build_backbone
 from retina_ray.models.deepmt.feature_maps import build_feature_maps, feature_map_names
@@ -67,6 +69,20 @@ def test_squeezenet_takes_its_own_weights(tmp_path: Path) -> None:
     (stage,), _ = build_feature_maps("squeezenet1_1", weights=str(tmp_path / "weights.pth"))
     images = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(stage(images), network.features(images), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", feature_map_names())
+def test_guided_backprop_is_offered_where_all_activations_are_relus(name: str) -> None:
+    with torch.device("meta"):
+        stages, _ = build_feature_maps(name)
+    kinds = {type(module) for module in stages.modules() if type(module).__module__ == nn.ReLU.__module__}
+    try:
+        DeepMTConfig(grading=GradingConfig(backbone=name), evidence=EvidenceConfig(map="guided_backprop"))
+    except ValidationError:
+        offered = False
+    else:
+        offered = True
+    assert offered == (kinds == {nn.ReLU})
 
 
 def test_names_of_other_families_are_refused() -> None:

@@ -87,13 +87,14 @@ def test_each_stage_trains_its_nets(stage: str, learning: set[str]) -> None:
 
 
 def test_apart_segmentation_tells_super_resolution_nothing() -> None:
-    alone = {"method.loss.pixel": 0.0, "method.loss.total_variation": 0.0}
     for apart in (False, True):
-        method = method_of("restoration", {**alone, "method.stages.restoration.apart": apart})
+        method = method_of("restoration", {"method.stages.restoration.apart": apart})
         network = built(method)
-        sizes = gradients(method, step(method, network, a_batch()), network)
-        assert (sizes["super_resolution"] == 0) == apart
-        assert sizes["segmentation"] > 0
+        step(method, network, a_batch())["dice"].backward()
+        told = [parameter.grad is not None for parameter in network.nets.super_resolution.parameters()]
+        assert all(told) != apart
+        assert any(told) != apart
+        assert all(parameter.grad is not None for parameter in network.nets.segmentation.parameters())
 
 
 @pytest.mark.parametrize("stage", ["restoration", "joint"])
@@ -292,6 +293,9 @@ def test_the_test_reports_the_paper_s_metrics() -> None:
     assert figures["chance_MA"] == pytest.approx(0.2, abs=0.02)
 
 
+FOCAL_ALONE = {"method.loss.dice": 0.0, "method.loss.focal": 2.0}
+
+
 def a_selection(*, masks: int) -> Selection:
     return Selection(
         rows={"train": np.arange(4), "validation": np.arange(4, 6), "test": np.arange(6, 8)},
@@ -313,7 +317,26 @@ def test_supervision_without_any_mask_is_refused() -> None:
     with pytest.raises(DataError, match="no training image has a lesion mask") as caught:
         method_of("restoration").training_rows(a_selection(masks=0))
     assert "method.segmentation.mode=none" in caught.value.fix
+    with pytest.raises(DataError, match="no training image has a lesion mask"):
+        method_of("restoration", FOCAL_ALONE).training_rows(a_selection(masks=0))
     assert len(method_of("joint", {"method.segmentation.mode": "none"}).training_rows(a_selection(masks=0))) == 4
+
+
+def test_without_masks_or_restored_images_there_is_nothing_to_judge_epochs_by() -> None:
+    method = method_of("restoration", {"method.super_resolution.mode": "none"})
+    with pytest.raises(DataError, match="no validation image has a lesion mask"):
+        method.validation_rows(a_selection(masks=4))
+    assert method.validation_rows(a_selection(masks=5)).tolist() == [4, 5]
+    assert method_of("restoration").validation_rows(a_selection(masks=4)).tolist() == [4, 5]
+
+
+def test_epochs_of_restoration_are_judged_by_what_it_learns_from() -> None:
+    summary = {"loss_pixel": 0.1, "loss_segmentation": 0.6}
+    without = {"method.super_resolution.mode": "none"}
+    assert method_of("restoration").criterion(summary) == pytest.approx(0.7)
+    assert method_of("restoration").criterion({**summary, "loss_segmentation": math.nan}) == pytest.approx(0.1)
+    assert method_of("restoration", without).criterion(summary) == pytest.approx(0.6)
+    assert method_of("restoration", {**without, **FOCAL_ALONE}).criterion(summary) == pytest.approx(1.2)
 
 
 @pytest.mark.parametrize("pixels", [1022, 60])
@@ -352,11 +375,25 @@ def test_a_mask_of_another_size_is_refused() -> None:
     ("changes", "message"),
     [
         ({"method.scale": 1}, "nothing to super-resolve"),
-        ({"method.grading.backbone": "vgg11"}, "needs a ResNet"),
-        (
-            {"method.grading.backbone": "inception_v3", "method.evidence.map": "guided_backprop"},
-            "no ReLU modules to guide",
+        ({"method.grading.backbone": "vgg11"}, r"needs the stages of a ResNet, not vgg11; .*such as grad_cam"),
+        *(
+            (
+                {"method.grading.backbone": backbone, "method.evidence.map": "guided_backprop"},
+                f"ReLU modules as the only activations, which {backbone} has not; choose",
+            )
+            for backbone in ("inception_v3", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0")
         ),
+        *(
+            (
+                {"method.evidence.map": "none", f"method.stages.{stage}.map_fit": 0.5},
+                f"{stage}.map_fit = 0.5 has no map",
+            )
+            for stage in ("grading", "joint")
+        ),
+        ({"method.loss.dice": 0.0}, "nothing teaches segmentation"),
+        ({"method.loss.pixel": 0.0, "method.segmentation.mode": "none"}, "nothing teaches super-resolution"),
+        ({"method.loss.pixel": 0.0, "method.stages.restoration.apart": True}, "nothing teaches super-resolution"),
+        ({"train.batch_norm": "sync"}, r"sync does not go with .*set train.batch_norm=local"),
         ({"method.segmentation.gamma": [1.0]}, "gamma needs depth"),
         ({"method.loss.plane_weights": [0, 0, 0, 0, 0]}, "above 0 for one plane"),
         ({"method.grading.class_weights": [1, 1, 1, 1, 1]}, "loss=weighted"),

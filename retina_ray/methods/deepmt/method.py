@@ -39,6 +39,7 @@ from retina_ray.models.deepmt.segmentation import Segmentation
 from retina_ray.models.deepmt.super_resolution import SuperResolution
 
 _SMALLEST_INPUT = 16
+_MASKS_FIX = "ingest a data set with masks (ddr, idrid), or set method.segmentation.mode=none"
 
 
 @dataclass(frozen=True)
@@ -132,15 +133,21 @@ class DeepMT:
             DataError: no training image has a lesion mask, but segmentation has nothing else to learn from.
         """
         rows = selection.rows["train"]
-        if "dice" in self.weights and not selection.has_mask[rows].any():
-            fix = "ingest a data set with masks (ddr, idrid), or set method.segmentation.mode=none"
-            raise DataError("no training image has a lesion mask", self.stage, fix)
+        if self.weights.keys() & {"dice", "focal"} and not selection.has_mask[rows].any():
+            raise DataError("no training image has a lesion mask", self.stage, _MASKS_FIX)
         return selection.graded("train", [self.task]) if self.stage == "grading" else rows
 
     def validation_rows(self, selection: Selection) -> np.ndarray:
-        """Return the validation rows (n,): all, in the grading stage those with a grade."""
+        """Return the validation rows (n,): all, in the grading stage those with a grade.
+
+        Raises:
+            DataError: no validation image has a lesion mask, but there is nothing else to judge the epochs by.
+        """
+        rows = selection.rows["validation"]
         if self.stage == "restoration":
-            return selection.rows["validation"]
+            if "pixel" not in self.weights and not selection.has_mask[rows].any():
+                raise DataError("no validation image has a lesion mask", self.stage, _MASKS_FIX)
+            return rows
         return selection.graded("validation", [self.task])
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -191,11 +198,18 @@ class DeepMT:
         return measures.summarise(measures_of_images)
 
     def criterion(self, summary: Mapping[str, float]) -> float:
-        """Return the grades' negative log-likelihood, in the restoration stage its validation loss."""
+        """Return the grades' negative log-likelihood, in the restoration stage Eqs. 6 and 8 as it weighs them.
+
+        Where segmentation learns from the focal loss alone, Eq. 8 has that loss's weight.
+        """
         if self.stage != "restoration":
             return summary[f"loss_{self.task}"]
-        parts = {"pixel": summary["loss_pixel"], "dice": summary.get("loss_segmentation", math.nan)}
-        return sum(self.weights.get(name, 0.0) * value for name, value in parts.items() if not math.isnan(value))
+        overlap = self.weights.get("dice", self.weights.get("focal", 0.0))
+        parts = (
+            (self.weights.get("pixel", 0.0), summary["loss_pixel"]),
+            (overlap, summary.get("loss_segmentation", math.nan)),
+        )
+        return sum(weight * value for weight, value in parts if not math.isnan(value))
 
     def input_side(self, pixels: int) -> int:
         """Return the side of the low-resolution input."""
