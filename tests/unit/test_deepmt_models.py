@@ -262,6 +262,11 @@ def test_images_are_normalised_for_segmentation_and_grading_alone() -> None:
     )
 
 
+def test_a_fitting_size_is_not_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "pad", lambda *_args, **_kwargs: pytest.fail("padded"))
+    assert small_network().segment(torch.rand(2, 3, 16, 20)).shape == (2, 5, 16, 20)
+
+
 def test_odd_sizes_are_continued_for_the_segmentation_and_cut_back() -> None:
     network, images = small_network(), torch.rand(2, 3, 15, 18)
     logits = network.segment(images)

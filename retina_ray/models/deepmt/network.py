@@ -1,7 +1,7 @@
 """DeepMT-DR's chain: restore, segment, grade.
 
 What lives here: how the three subnets follow one another, and the pixel ranges and sizes in between. What does not:
-the subnets, what is trained when and which of them is frozen (``methods/deepmt.py``).
+the subnets, what is trained when and which of them is frozen (``methods/deepmt``).
 
 Shapes: ``B`` batch, ``h w`` low resolution, ``H W`` high resolution (scale*h, scale*w in the chain), ``K`` grades,
 ``P`` planes: L lesions and, last, the background.
@@ -95,8 +95,11 @@ class DeepMTNetwork(nn.Module):
             raise ValueError("this network has no segmentation subnet")
         height, width = images.shape[2:]
         stride = self.segmentation.stride
-        padded = functional.pad(self._normalised(images), (0, -width % stride, 0, -height % stride), mode="replicate")
-        logits: Tensor = self.segmentation(padded)
+        missing = (0, -width % stride, 0, -height % stride)
+        fitting = self._normalised(images)
+        if any(missing):  # where nothing is, a GPU would still copy, and gather in the backward pass
+            fitting = functional.pad(fitting, missing, mode="replicate")
+        logits: Tensor = self.segmentation(fitting)
         return logits[:, :, :height, :width]
 
     def grade(self, images: Float[Tensor, "B 3 H W"], lesions: Float[Tensor, "B L H W"] | None) -> GraderOutput:

@@ -1,7 +1,7 @@
 """DeepMT-DR's mid-level subnet: lesion segmentation.
 
 What lives here: the U-shaped network of Eq. 1 and the lesion maps that the grader reads. What does not: its losses
-(``losses/deepmt.py``, Eqs. 8 and 9) and padding of images to a fitting size (``network.py``).
+(``losses/segmentation.py``, Eqs. 8 and 9) and padding of images to a fitting size (``network.py``).
 
 Differs from the paper: it segments four lesions; a fifth plane, the background, makes the softmax a choice between
 them and nothing, as in the authors' code, which also gives the layers that the paper leaves to a supplement.
