@@ -130,7 +130,8 @@ class EvidenceConfig(Section):
     map: Literal["none", "guided_backprop", "grad_cam", "smooth_grad", "gmsv"] = "gmsv"
     """Table V; ``none`` compares the scores of disease instead of maps."""
     score: Literal["sum", "argmax"] = "sum"
-    """y_DR of Eq. 3: the sum of the grades above 0, or (authors' code) grade 0's score where that is predicted."""
+    """y_DR of Eq. 3, of logits: the sum of the grades above 0, or (authors' code) grade 0's where that is predicted.
+    Without a map, y_DR is the sum of their probabilities."""
     theta_seg: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Share of a layer's best overlap with the lesions that a feature must have to be selected (Eq. 2)."""
     phi_vis: float = Field(default=0.5, gt=0.0, lt=1.0)
@@ -139,6 +140,10 @@ class EvidenceConfig(Section):
     """``soft``: thresholds are sigmoids, which train; ``hard``: as printed, without a gradient."""
     sharpness: float = Field(default=20.0, gt=0.0)
     """Slope of the sigmoids."""
+    select: bool = True
+    """Eq. 2: a map by gmsv rests on the features that overlap the lesions; false: on all (authors' code)."""
+    binarise: bool = True
+    """Compare maps with phi_vis in Eqs. 5 and 9; false: the maps as they are (authors' code)."""
     fusion: Literal["sum", "learned"] = "sum"
     """How layers join: Algorithm 1's weights, or the authors' learned 1x1 convolutions."""
     samples: int = Field(default=4, ge=1)
@@ -160,6 +165,8 @@ class DeepMTLossConfig(Section):
     """Of Eq. 8."""
     dice_per_lesion: bool = True
     """One ratio per lesion, averaged; false: one over all lesions together, in which the small ones vanish."""
+    dice_factor: Literal[1, 2] = 2
+    """The 2 of Eq. 8; 1: the authors' code, whose loss of a perfect overlap is 1/2."""
     plane_weights: tuple[Weight, Weight, Weight, Weight, Weight] = (1.0, 1.0, 1.0, 1.0, 0.1)
     """Of microaneurysms, haemorrhages, hard exudates, soft exudates and background, with dice_per_lesion."""
     focal: Weight = 0.0
@@ -185,8 +192,16 @@ class RestorationStage(Section):
     """Learning rate."""
     lr_segmentation: Rate = 2e-5
     """Learning rate."""
+    lr_change_epoch: int | None = Field(default=None, ge=1)
+    """Epochs after which the rates change (authors' code: 150); null: never."""
+    lr_change_super_resolution: Rate = 0.2
+    """What lr_super_resolution is multiplied by then."""
+    lr_change_segmentation: Rate = 0.5
+    """What lr_segmentation is multiplied by then."""
     segmentation_aware: Weight = 0.4
     """Lambda of Eq. 4."""
+    segmentation_aware_on: Literal["maps", "logits"] = "maps"
+    """What Eq. 4 compares in this stage: probabilities, or (authors' code) what their softmax is taken of."""
     apart: bool = False
     """Finding 2: segmentation learns from restored images by Eq. 8, but tells super-resolution nothing; Eq. 4 is left
     out. For the whole run it takes method.super_resolution.mode=independent, too."""
@@ -201,6 +216,12 @@ class GradingStage(Section):
     """Learning rate."""
     lr_evidence: Rate = 1e-5
     """Learning rate of the map's own parameters."""
+    lr_change_epoch: int | None = Field(default=None, ge=1)
+    """Epochs after which the rates change (authors' code: 10); null: never."""
+    lr_change_grading: Rate = 0.2
+    """What lr_grading is multiplied by then."""
+    lr_change_evidence: Rate = 5.0
+    """What lr_evidence is multiplied by then."""
     map_fit: Weight = 0.0
     """Weight of the squared distance between map and lesions, which fits a learned fusion (authors' code: 1)."""
 
@@ -228,6 +249,8 @@ class JointStage(Section):
     """Eq. 9's one map is compared with the chance of any lesion, or with each of the four."""
     map_fit: Weight = 0.0
     """As in the second stage (authors' code: 0.3)."""
+    map_fit_of: Literal["restored", "high"] = "restored"
+    """Which image's map is fitted: the restored one's, or (authors' code) the high-resolution one's."""
 
 
 class DeepMTStages(Section):

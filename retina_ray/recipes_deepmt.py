@@ -23,9 +23,10 @@ _ALONE = {
 def deepmt_dr() -> RunConfig:
     """DeepMT-DR as in the paper: 256 px input, 1024 px output, ResNet-18 with ImageNet weights, three stages.
 
-    Sources: sizes, scale and network section IV; everything that the paper leaves open from the authors' public code:
+    Sources: sizes, scale and network section IV; from the authors' public code, where the paper leaves them open:
     widths, weights of losses, learning rates 5e-5 / 2e-5 (stage 1), 5e-5 (2) and 1e-5 / 4e-6 / 5e-5 (3), Adam, 180, 300
-    and 300 epochs, batches of 2, no augmentation. theta_seg and phi_vis are published nowhere: 0.5 each.
+    and 300 epochs, batches of 2, no augmentation. Ours, as the deviation register of ``methods/deepmt`` says: gamma of
+    Eq. 1, the form of Eq. 8, the + 1 in Eq. 10. theta_seg and phi_vis are published nowhere: 0.5 each.
     Hardware: GPUs; how long it takes has not been measured.
     """
     return RunConfig(

@@ -12,8 +12,8 @@ How the paper is read, where it leaves a choice or cannot be followed to the let
 * Eq. 2, xi: a channel is divided by its own maximum in the image before it is compared, so that one xi in [0, 1] fits
   every image and every layer.
 * Eq. 2, ``>``: as printed neither comparison has a gradient, and xi could not be learnt. ``step="soft"`` replaces both
-  by a sigmoid; ``"hard"`` is the printed form, with xi fixed at its start. Since IoU is divided by the largest one of
-  the layer, theta_seg = 1 would select nothing.
+  by a sigmoid; ``"hard"`` is the printed form, with xi fixed at its start; ``"none"`` is the authors' code, in which
+  all channels count. Since IoU is divided by the largest one of the layer, theta_seg = 1 would select nothing.
 * Eq. 2 without any lesion: every IoU is 0 and the printed set is empty; the layer keeps all its channels.
 * Algorithm 1, lines 2 and 4: the weights of channels outside the selected set are 0, in both sums.
 * Algorithm 1, line 5: bilinear, to the exact size of the next layer: twice the size where layers halve.
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from retina_ray.explain.maps import enlarge, full_precision, map_arithmetic, min_max, safe_ratio, score_gradients
 
-Step = Literal["soft", "hard"]
+Step = Literal["soft", "hard", "none"]
 Fusion = Literal["sum", "learned"]
 
 _XI_START = 0.5
@@ -50,7 +50,8 @@ class Gmsv(nn.Module):
     Args:
         channels: of each layer, finest first.
         theta_seg: share of the layer's largest IoU that a channel must exceed, 0 <= theta_seg < 1.
-        step: ``hard`` is the printed comparison; ``soft`` is ``sigmoid(sharpness * (value - threshold))``.
+        step: ``hard`` is the printed comparison; ``soft`` is ``sigmoid(sharpness * (value - threshold))``; ``none``
+            leaves out the selection of Eq. 2.
         sharpness: > 0, of the soft step; what it compares lies in [0, 1].
         fusion: ``sum`` is Algorithm 1, ``learned`` the authors' code.
 
@@ -118,6 +119,8 @@ class Gmsv(nn.Module):
         self, layer: Float[Tensor, "B C h w"], xi: Float[Tensor, " C"], lesions: Float[Tensor, "B H W"]
     ) -> Float[Tensor, "B C"]:
         """Return how much each channel belongs to the selected set, 0..1 (DeepMT-DR, Eq. 2)."""
+        if self.step == "none":
+            return torch.ones_like(layer[:, :, 0, 0])
         scaled = safe_ratio(layer, layer.amax(dim=(2, 3), keepdim=True))
         iou = lesion_iou(self._step(scaled, xi[:, None, None]), lesions)
         share = safe_ratio(iou, iou.amax(dim=1, keepdim=True))

@@ -56,7 +56,7 @@ def classification_aware(
         map_sr: (B, H, W) in [0, 1], of the super-resolved image.
         map_hr: (B, H, W) in [0, 1], of the HR image.
         threshold: phi_vis, in (0, 1).
-        kind: of `step`: ``hard`` as printed, ``soft`` to train.
+        kind: of `step`: ``hard`` as printed, ``soft`` to train, ``none`` as in the authors' code.
         sharpness: of the soft step, > 0.
 
     Returns:

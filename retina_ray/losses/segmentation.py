@@ -32,22 +32,25 @@ def dice_loss(
     *,
     plane_weights: Sequence[float],
     per_lesion: bool,
+    factor: float = 2.0,
 ) -> Float[Tensor, " B"]:
     """Measure how far a segmentation and its mask are from overlapping (DeepMT-DR, Eq. 8).
 
-    ``1 - 2 sum(S~ * S) / (sum S~ + sum S)``. As printed the sums run over the four lesion planes together. With
-    ``per_lesion`` each of the five planes has its own ratio, and the result is their weighted mean, as in the authors'
-    code: there a large lesion cannot hide that a small one is missed.
+    ``1 - factor * sum(S~ * S) / (sum S~ + sum S)``, with the printed factor 2. As printed the sums run over the four
+    lesion planes together. With ``per_lesion`` each of the five planes has its own ratio, and the result is their
+    weighted mean, as in the authors' code: there a large lesion cannot hide that a small one is missed.
 
     A plane, or in the printed form a mask, without any lesion gives 1 whatever the segmentation says, and no gradient.
 
-    Differs from the paper: the authors' code lacks the factor 2, so that its loss of a perfect overlap is 1/2.
+    Differs from the paper: nothing by default. The authors' code has the factor 1, so that its loss of a perfect
+    overlap is 1/2.
 
     Args:
         probabilities: (B, 5, H, W) in [0, 1].
         masks: (B, 4, H, W); lesions may overlap.
         plane_weights: 5 numbers >= 0 with a sum > 0, of ``per_lesion`` alone (1, 1, 1, 1, 0.1 in the authors' code).
         per_lesion: whether every plane counts by itself.
+        factor: of the overlap, in (0, 2].
 
     Returns:
         (B,) in [0, 1].
@@ -61,8 +64,8 @@ def dice_loss(
     overlap = (segmented * truth).sum(dim=(2, 3))
     total = segmented.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
     if per_lesion:
-        return _weighted_mean(_dice(overlap, total), plane_weights)
-    return _dice(overlap[:, :LESIONS].sum(dim=1), total[:, :LESIONS].sum(dim=1))
+        return _weighted_mean(_dice(overlap, total, factor), plane_weights)
+    return _dice(overlap[:, :LESIONS].sum(dim=1), total[:, :LESIONS].sum(dim=1), factor)
 
 
 def focal_loss(
@@ -119,7 +122,7 @@ def semi_supervised(
         probabilities: (B, 5, H, W) in [0, 1], of an image without a mask.
         map_hr: (B, H, W) in [0, 1], of its HR image.
         threshold: phi_vis, in (0, 1), the same as in Eq. 5.
-        kind: of `step`: ``hard`` as printed.
+        kind: of `step`: ``hard`` as printed, ``none`` as in the authors' code.
         sharpness: of the soft step, > 0.
         against: ``union`` or ``each``.
 
@@ -146,9 +149,9 @@ def _with_background(masks: Bool[Tensor, "B 4 H W"]) -> Bool[Tensor, "B 5 H W"]:
     return torch.cat([masks, ~masks.any(dim=1, keepdim=True)], dim=1)
 
 
-def _dice(overlap: Tensor, total: Tensor) -> Tensor:
+def _dice(overlap: Tensor, total: Tensor, factor: float) -> Tensor:
     # Where total is 0 so is overlap: the limit of an ever fainter segmentation of nothing is 1, not 0 / 0.
-    return 1 - 2 * overlap / total.clamp(min=torch.finfo(total.dtype).tiny)
+    return 1 - factor * overlap / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def _weighted_mean(losses: Float[Tensor, "B 5"], weights: Sequence[float]) -> Float[Tensor, " B"]:

@@ -1,4 +1,4 @@
-"""Comparing a map with a threshold: as a paper prints it, without a gradient, and as a smooth stand-in with one.
+"""Comparing a map with a threshold: as printed, without a gradient; as a smooth stand-in with one; or not at all.
 
 What lives here: the step of DeepMT-DR's Eqs. 5 and 9. What does not: the selection of features in Eq. 2, whose
 thresholds are learnt (``explain/gmsv.py``).
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from retina_ray.losses.precision import at_least_float32
 
-Step = Literal["soft", "hard"]
+Step = Literal["soft", "hard", "none"]
 
 
 def step(values: Float[Tensor, "*shape"], threshold: float, *, kind: Step, sharpness: float) -> Float[Tensor, "*shape"]:
@@ -22,15 +22,18 @@ def step(values: Float[Tensor, "*shape"], threshold: float, *, kind: Step, sharp
     Args:
         values: any shape, any real numbers.
         threshold: phi_vis; maps in [0, 1] want one in (0, 1).
-        kind: ``hard`` is `hard_step`, the printed comparison; ``soft`` is `soft_step`.
+        kind: ``hard`` is `hard_step`, the printed comparison; ``soft`` is `soft_step`; ``none`` leaves the values as
+            they are, as the authors' code does.
         sharpness: > 0, of the soft step alone.
 
     Returns:
-        In [0, 1], the shape of ``values``, float32 or better.
+        In [0, 1] but for ``none``, the shape of ``values``, float32 or better.
 
     Raises:
         ValueError: the step is soft and the sharpness is not positive.
     """
+    if kind == "none":
+        return at_least_float32(values)
     if kind == "hard":
         return hard_step(values, threshold)
     return soft_step(values, threshold, sharpness)

@@ -74,6 +74,23 @@ def with_test(stages: Sequence[Stage], *, compared: Sequence[str]) -> tuple[Stag
 
 
 @dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that learn at one rate.
+
+    Attributes:
+        parameters: of the network.
+        factor: their rate on optim.lr.
+        change: what the rate is multiplied by in later epochs.
+        change_epoch: epochs at the rate before; None: it never changes.
+    """
+
+    parameters: list[nn.Parameter]
+    factor: float = 1.0
+    change: float = 1.0
+    change_epoch: int | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a method makes of a batch whose truth is known.
 
@@ -122,8 +139,8 @@ class Method(Protocol):
             initial_weights: load the configured pretrained weights; false where a state dict is loaded next.
         """
 
-    def parameter_groups(self, network: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
-        """Return the parameters to train, in groups, each with the factor on optim.lr that it learns at."""
+    def parameter_groups(self, network: nn.Module) -> list[ParameterGroup]:
+        """Return the parameters to train, in groups of one rate each."""
 
     def training_rows(self, selection: Selection) -> np.ndarray:
         """Return the data set rows (n,) that this stage trains on.

@@ -42,7 +42,7 @@ from retina_ray.data.batch import Batch
 from retina_ray.data.schema import NO_GRADE, Task, require_tasks
 from retina_ray.data.selection import Selection, take_ratio
 from retina_ray.losses.sall import predict, task_count, task_cross_entropy, temperature_softmax, total_loss
-from retina_ray.methods.base import Evaluation, Plan, Stage, with_test
+from retina_ray.methods.base import Evaluation, ParameterGroup, Plan, Stage, with_test
 from retina_ray.models.backbones import build_backbone, check_image_size, weights_file
 from retina_ray.models.sall import MultiTaskGrader
 
@@ -137,9 +137,9 @@ class SallGrader:
         """Refuse a size that the backbone does not take; see `backbones.check_image_size`."""
         check_image_size(self.backbone, pixels)
 
-    def parameter_groups(self, network: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+    def parameter_groups(self, network: nn.Module) -> list[ParameterGroup]:
         """Return all of them in one group."""
-        return [(list(network.parameters()), 1.0)]
+        return [ParameterGroup(list(network.parameters()))]
 
     def training_rows(self, selection: Selection) -> np.ndarray:
         """Return the rows (n,) with a label for a head: a grade, or with synergic labels any image of the run."""

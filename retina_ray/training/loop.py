@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retina_ray.data.loader import Loader
 from retina_ray.training.clock import Clock
-from retina_ray.training.optim import learning_rate
+from retina_ray.training.optim import enter_epoch, learning_rate
 from retina_ray.training.policy import Schedule, checkpoint_due, training_ends
 from retina_ray.training.reporter import Reporter
 from retina_ray.training.restore import restore
@@ -66,14 +66,12 @@ class Loop:
 
     def _train_epoch(self) -> None:
         progress, per_epoch = self._state.progress, self._loader.steps_per_epoch
-        for micro_batches in self._clock.waiting(self._loader.epoch(*divmod(progress.step, per_epoch))):
+        epoch, start = divmod(progress.step, per_epoch)
+        optim, total_steps = self._schedule.optim, self._schedule.epochs * per_epoch
+        enter_epoch(self._state.engine.optimizer, epoch)
+        for micro_batches in self._clock.waiting(self._loader.epoch(epoch, start)):
             with self._clock.phase("compute"):
-                rate = learning_rate(
-                    self._schedule.optim,
-                    step=progress.step,
-                    steps_per_epoch=per_epoch,
-                    total_steps=self._schedule.epochs * per_epoch,
-                )
+                rate = learning_rate(optim, step=progress.step, steps_per_epoch=per_epoch, total_steps=total_steps)
                 terms = train_step(self._state.engine, micro_batches, step=progress.step, lr=rate)
                 self._sums = {name: self._sums.get(name, 0.0) + term.double() for name, term in terms.items()}
                 self._clock.images += sum(len(batch.rows) for batch in micro_batches) * self._world.size

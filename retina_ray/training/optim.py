@@ -4,20 +4,30 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from retina_ray.config import OptimConfig
+from retina_ray.methods.base import ParameterGroup
 
 
-def build_optimizer(groups: Sequence[tuple[Sequence[nn.Parameter], float]], config: OptimConfig) -> Optimizer:
-    """Return the fused optimiser over groups of parameters; each group keeps its factor as ``lr_factor``.
+def build_optimizer(groups: Sequence[ParameterGroup], config: OptimConfig) -> Optimizer:
+    """Return the fused optimiser over groups of parameters, in the first epoch.
+
+    Each group keeps the factor on the rate that its steps take as ``lr_factor``; see `enter_epoch`.
 
     The fused kernels skip an update on the device when told that its gradient is not finite, which
     `retina_ray.training.guard` relies on.
     """
     parameters = [
-        {"params": list(members), "lr": config.lr * factor, "lr_factor": factor} for members, factor in groups
+        {
+            "params": group.parameters,
+            "lr": config.lr * group.factor,
+            "lr_factor": group.factor,
+            "lr_first_factor": group.factor,
+            "lr_change": group.change,
+            "lr_change_epoch": group.change_epoch,
+        }
+        for group in groups
     ]
     if config.name == "sgd":
         return torch.optim.SGD(
@@ -27,6 +37,13 @@ def build_optimizer(groups: Sequence[tuple[Sequence[nn.Parameter], float]], conf
     return kind(
         parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
     )
+
+
+def enter_epoch(optimizer: Optimizer, epoch: int) -> None:
+    """Give each group the factor that it has in an epoch, counted from 0."""
+    for group in optimizer.param_groups:
+        changed = group["lr_change_epoch"] is not None and epoch >= group["lr_change_epoch"]
+        group["lr_factor"] = group["lr_first_factor"] * (group["lr_change"] if changed else 1.0)
 
 
 def learning_rate(config: OptimConfig, *, step: int, steps_per_epoch: int, total_steps: int) -> float:

@@ -24,6 +24,8 @@ def uniform(*shape: int, seed: int = 0) -> Tensor:
 
 
 def slow_step(value: float, threshold: float, kind: steps.Step, sharpness: float) -> float:
+    if kind == "none":
+        return value
     if kind == "hard":
         return 1.0 if value > threshold else 0.0
     return 1 / (1 + math.exp(-sharpness * (value - threshold)))
@@ -48,7 +50,7 @@ seeds = st.integers(0, 2**31)
 # The thresholds of Equations 5 and 9
 
 
-@pytest.mark.parametrize("kind", ["soft", "hard"])
+@pytest.mark.parametrize("kind", ["soft", "hard", "none"])
 def test_step_against_plain_python(kind: steps.Step) -> None:
     values = uniform(2, 3, 4)
     expected = slow_stepped(values, 0.4, kind, 12.0)
@@ -114,7 +116,7 @@ def test_eq_5_printed_is_the_share_of_pixels_that_differ() -> None:
     assert loss(0.95) == 0.0
 
 
-@pytest.mark.parametrize("kind", ["soft", "hard"])
+@pytest.mark.parametrize("kind", ["soft", "hard", "none"])
 def test_eq_5_against_plain_python(kind: steps.Step) -> None:
     ours, theirs = uniform(3, 4, 5), uniform(3, 4, 5, seed=1)
     expected = slow_mean_square(slow_stepped(ours, 0.3, kind, 9.0), slow_stepped(theirs, 0.3, kind, 9.0))

@@ -66,6 +66,15 @@ def test_eq_8_printed_is_one_ratio_over_the_lesion_planes() -> None:
     assert dice(probabilities, masks, per_lesion=False).tolist() == pytest.approx(slow, rel=1e-12)
 
 
+@pytest.mark.parametrize("per_lesion", [False, True])
+def test_eq_8_without_the_factor_2_is_one_half_for_a_perfect_overlap(per_lesion: bool) -> None:
+    masks = torch.ones(1, 4, 3, 3, dtype=torch.bool)
+    masks[..., 0] = False
+    perfect = with_background(masks).double()
+    loss = segmentation.dice_loss(perfect, masks, plane_weights=PLANE_WEIGHTS, per_lesion=per_lesion, factor=1.0)
+    assert loss.item() == pytest.approx(0.5)
+
+
 def test_eq_8_per_lesion_is_the_weighted_mean_over_the_five_planes() -> None:
     probabilities, masks = lesion_logits().softmax(1), lesion_masks()
     slow = [
@@ -179,10 +188,12 @@ def pseudo(probabilities: Tensor, map_hr: Tensor, kind: steps.Step, against: seg
 
 
 def slow_label(value: float, kind: steps.Step) -> float:
+    if kind == "none":
+        return value
     return 1 / (1 + math.exp(-9 * (value - 0.5))) if kind == "soft" else float(value > 0.5)
 
 
-@pytest.mark.parametrize("kind", ["soft", "hard"])
+@pytest.mark.parametrize("kind", ["soft", "hard", "none"])
 def test_eq_9_against_plain_python(kind: steps.Step) -> None:
     probabilities, map_hr = lesion_logits().softmax(1), uniform(2, 3, 4)
     union, each = [0.0, 0.0], [0.0, 0.0]

@@ -14,7 +14,7 @@ from retina_ray.explain.gmsv import Fusion, Gmsv, Step, lesion_iou
 from retina_ray.explain.maps import min_max
 from tests.tiny_grader import CHANNELS, make_grader, make_inputs
 
-FORMS = [("hard", "sum"), ("hard", "learned"), ("soft", "sum"), ("soft", "learned")]
+FORMS = [(step, fusion) for step in ("hard", "soft", "none") for fusion in ("sum", "learned")]
 SHARPNESS = 9.0
 
 Plane = list[list[float]]
@@ -63,6 +63,8 @@ def slow_iou(mask: Plane, lesions: Plane) -> float:
 
 def slow_selection(layer: list[Plane], xi: list[float], lesions: Plane, theta: float, kind: str) -> list[float]:
     """Each channel's part in the set U of Eq. 2, 0 or 1 if hard."""
+    if kind == "none":
+        return [1.0] * len(layer)
     ious = []
     for channel, threshold in zip(layer, xi, strict=True):
         top = max(max(row) for row in channel) or 1.0
@@ -219,7 +221,7 @@ def test_eq_2_as_printed_learns_no_xi() -> None:
     logits, features = network(images.requires_grad_(), lesions.requires_grad_())
     score = logits[:, 1:].sum(dim=1)
     hard, soft = make_gmsv(step="hard"), make_gmsv(step="soft")
-    assert not any(xi.requires_grad for xi in hard.xi)
+    assert not any(xi.requires_grad for gmsv in (hard, make_gmsv(step="none")) for xi in gmsv.xi)
     hard.xi.requires_grad_()
     heat = hard(features, score, lesions, create_graph=True)
     assert torch.autograd.grad(heat.square().sum(), list(hard.xi), allow_unused=True) == (None, None, None)

@@ -65,9 +65,24 @@ def test_rates_are_those_of_the_configuration() -> None:
     method = method_of("joint")
     network = built(method)
     groups = method.parameter_groups(network)
-    assert [factor for _, factor in groups] == pytest.approx([1e-5 / 5e-5, 4e-6 / 5e-5, 1.0, 1e-5 / 5e-5])
-    members = [id(parameter) for group, _ in groups for parameter in group]
+    assert [group.factor for group in groups] == pytest.approx([1e-5 / 5e-5, 4e-6 / 5e-5, 1.0, 1e-5 / 5e-5])
+    members = [id(parameter) for group in groups for parameter in group.parameters]
     assert sorted(members) == sorted(id(parameter) for parameter in network.parameters())
+
+
+def test_rates_change_where_the_authors_code_changes_them() -> None:
+    after = {
+        f"method.stages.{stage}.lr_change_epoch": epoch for stage, epoch in (("restoration", 150), ("grading", 10))
+    }
+    changes = {**after, "method.stages.grading.map_fit": 1.0, "method.evidence.fusion": "learned"}
+
+    def changed(stage: str) -> list[tuple[float, int | None]]:
+        method = method_of(stage, changes)
+        return [(group.change, group.change_epoch) for group in method.parameter_groups(built(method))]
+
+    assert changed("restoration") == [(0.2, 150), (0.5, 150)]
+    assert changed("grading") == [(0.2, 10), (5.0, 10)]
+    assert changed("joint") == [(1.0, None)] * 4
 
 
 @pytest.mark.parametrize(
@@ -119,7 +134,8 @@ def test_an_independent_net_stays_as_it_is_in_the_joint_stage(part: str) -> None
     assert gradients(method, step(method, network, a_batch()), network)[part] == 0
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in before.items())  # statistics too
     assert not any(module.training for module in network.nets.get_submodule(part).modules())
-    assert all(parameter.requires_grad for group, _ in method.parameter_groups(network) for parameter in group)
+    groups = method.parameter_groups(network)
+    assert all(parameter.requires_grad for group in groups for parameter in group.parameters)
 
 
 @pytest.mark.parametrize("term", ["segmentation_aware", "classification_aware", "grading", "dice"])
@@ -174,12 +190,41 @@ def test_what_a_term_compares_with_passes_no_gradient() -> None:
 
 def test_the_printed_threshold_passes_no_gradient() -> None:
     method = method_of("joint", {"method.evidence.step": "hard"})
+    assert not step(method, built(method), a_batch())["classification_aware"].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        ("joint", {}),
+        ("joint", {"method.evidence.step": "hard"}),
+        ("joint", {"method.evidence.step": "hard", "method.evidence.binarise": False}),
+        ("joint", {"method.evidence.select": False}),
+        ("joint", {"method.stages.joint.map_fit": 0.3, "method.stages.joint.classification_aware": 0.0}),
+        ("joint", {"method.stages.joint.map_fit": 0.3, "method.stages.joint.map_fit_of": "high"}),
+        ("grading", {}),
+        ("grading", {"method.stages.grading.map_fit": 1.0}),
+        ("restoration", {"method.stages.restoration.segmentation_aware": 0.0, "method.loss.pixel": 0.0}),
+    ],
+)
+def test_what_learns_has_a_gradient(stage: str, changes: dict[str, object]) -> None:
+    # Ranks wait for every parameter that requires a gradient.
+    method = method_of(stage, {"method.evidence.fusion": "learned", **changes})
     network = built(method)
-    term = step(method, network, a_batch())["classification_aware"]
-    assert term.requires_grad is False or all(
-        grad is None or not grad.any()
-        for grad in torch.autograd.grad(term, list(network.nets.parameters()), allow_unused=True)
-    )
+    method.total(step(method, network, a_batch())).backward()
+    idle = [name for name, each in network.named_parameters() if each.requires_grad and each.grad is None]
+    assert idle == []
+
+
+def test_the_map_that_is_fitted_can_be_that_of_the_high_resolution_image() -> None:
+    changes = {"method.evidence.fusion": "learned", "method.stages.joint.map_fit": 0.3}
+    for image, tells in (("restored", True), ("high", False)):
+        method = method_of("joint", {**changes, "method.stages.joint.map_fit_of": image})
+        network = built(method)
+        terms = step(method, network, a_batch())
+        terms["map_fit"].backward()
+        assert any(parameter.grad is not None for parameter in network.nets.super_resolution.parameters()) == tells
+        assert all(parameter.grad is not None for parameter in network.evidence_parameters.joints.parameters())
 
 
 @pytest.mark.parametrize("masks", [(True, True), (False, False), (True, False)])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from retina_ray.config import OptimConfig
 from retina_ray.errors import NonFiniteLossError
+from retina_ray.methods.base import ParameterGroup
 from retina_ray.training.guard import FiniteGuard
 from retina_ray.training.optim import build_optimizer
 from tests.helpers import same_state
@@ -22,7 +23,7 @@ class Bench:
     def __init__(self, name: str) -> None:
         self.model = nn.Linear(4, 3)
         self.optimizer = build_optimizer(
-            [(list(self.model.parameters()), 1.0)], OptimConfig(name=name, lr=0.1, weight_decay=0.01)
+            [ParameterGroup(list(self.model.parameters()))], OptimConfig(name=name, lr=0.1, weight_decay=0.01)
         )
         self.guard = FiniteGuard(torch.device("cpu"))
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from retina_ray.config import OptimConfig
-from retina_ray.training.optim import build_optimizer, learning_rate
+from retina_ray.methods.base import ParameterGroup
+from retina_ray.training.optim import build_optimizer, enter_epoch, learning_rate
 
 
 def rates(config: OptimConfig, steps_per_epoch: int = 4, epochs: int = 5) -> list[float]:
@@ -57,7 +58,7 @@ def test_the_rate_never_leaves_its_bounds(
 def test_an_optimiser_has_the_configured_numbers_and_is_fused(name: str, kind: type) -> None:
     model = nn.Linear(3, 2)
     config = OptimConfig(name=name, lr=0.1, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.01)
-    optimizer = build_optimizer([([model.weight], 1.0), ([model.bias], 0.25)], config)
+    optimizer = build_optimizer([ParameterGroup([model.weight]), ParameterGroup([model.bias], 0.25)], config)
     group, slower = optimizer.param_groups
     assert type(optimizer) is kind
     assert group["params"] == [model.weight]
@@ -71,6 +72,15 @@ def test_an_optimiser_has_the_configured_numbers_and_is_fused(name: str, kind: t
         assert (group["betas"], group["eps"]) == ((0.8, 0.9), 1e-6)
 
 
+def test_a_group_s_rate_changes_after_its_epochs_whichever_epoch_comes_first() -> None:
+    model = nn.Linear(3, 2)
+    groups = [ParameterGroup([model.weight], 0.5, 0.2, change_epoch=2), ParameterGroup([model.bias], 0.25)]
+    optimizer = build_optimizer(groups, OptimConfig())
+    for epoch, factor in ((0, 0.5), (1, 0.5), (2, 0.1), (5, 0.1), (1, 0.5)):
+        enter_epoch(optimizer, epoch)
+        assert [group["lr_factor"] for group in optimizer.param_groups] == pytest.approx([factor, 0.25])
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_a_fused_step_is_the_step_of_the_plain_optimiser(name: str) -> None:
     plain, ours = nn.Linear(4, 3), nn.Linear(4, 3)
@@ -81,7 +91,8 @@ def test_a_fused_step_is_the_step_of_the_plain_optimiser(name: str) -> None:
         "adamw": lambda: torch.optim.AdamW(plain.parameters(), 0.05, (0.9, 0.999), 1e-8, 0.1, foreach=False),
         "sgd": lambda: torch.optim.SGD(plain.parameters(), 0.05, 0.9, 0, 0.1, foreach=False),
     }[name]()
-    for model, optimizer in ((plain, reference), (ours, build_optimizer([(list(ours.parameters()), 1.0)], config))):
+    fused = build_optimizer([ParameterGroup(list(ours.parameters()))], config)
+    for model, optimizer in ((plain, reference), (ours, fused)):
         torch.manual_seed(1)
         for _ in range(3):
             optimizer.zero_grad()

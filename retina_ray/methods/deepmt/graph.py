@@ -34,8 +34,11 @@ class StepOutputs(TypedDict, total=False):
     lesions: Tensor
     """(B, 5, H, W) in [0, 1], their softmax: Eq. 1."""
 
+    lesion_logits_hr: Tensor
+    """(B, 5, H, W) of the high-resolution image's segmentation, without a gradient."""
+
     lesions_hr: Tensor
-    """(B, 5, H, W) in [0, 1] of the high-resolution image, without a gradient."""
+    """(B, 5, H, W) in [0, 1], their softmax."""
 
     logits: Tensor
     """(B, K) of the graded image, behind dropout: the restored one, in the grading stage the high-resolution one."""
@@ -44,7 +47,7 @@ class StepOutputs(TypedDict, total=False):
     """(B, H, W) in [0, 1], the map of the graded image."""
 
     evidence_hr: Tensor
-    """(B, H, W) in [0, 1], that of the high-resolution image, without a gradient."""
+    """(B, H, W) in [0, 1], that of the high-resolution image."""
 
     score: Tensor
     """(B,) in [0, 1], the chance of disease in the graded image."""
@@ -53,21 +56,25 @@ class StepOutputs(TypedDict, total=False):
     """(B,) in [0, 1], that in the high-resolution image, without a gradient."""
 
 
+MapUse = Literal["unused", "compared", "trained"]
+"""Whether a loss takes a map, and whether it passes a gradient to what the map is made by."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """Which outputs a stage's losses compare, beyond those that it needs anyway.
 
     Attributes:
         lesions_hr: the segmentation of the high-resolution image.
-        evidence: the map of the graded image, with a gradient.
+        evidence: the map of the graded image.
         evidence_hr: the map of the high-resolution image.
         scores: both images' chances of disease.
         apart: segmentation passes no gradient to super-resolution.
     """
 
     lesions_hr: bool = False
-    evidence: bool = False
-    evidence_hr: bool = False
+    evidence: MapUse = "unused"
+    evidence_hr: MapUse = "unused"
     scores: bool = False
     apart: bool = False
 
@@ -104,7 +111,7 @@ class StageNetwork(nn.Module):
         self._frozen_maps = FrozenMaps()
         for name in frozen:
             nets.get_submodule(name).requires_grad_(False)
-        if evidence_parameters is not None and not wanted.evidence:  # targets alone pass no gradient
+        if evidence_parameters is not None and "trained" not in (wanted.evidence, wanted.evidence_hr):
             evidence_parameters.requires_grad_(False)
         self.train()
 
@@ -125,7 +132,8 @@ class StageNetwork(nn.Module):
         """
         found: StepOutputs = {}
         if self.nets.segmentation is not None and (self._wanted.lesions_hr or self.stage == "grading"):
-            found["lesions_hr"] = self._lesions_hr(high, rows)
+            found["lesion_logits_hr"] = self._lesion_logits_hr(high, rows)
+            found["lesions_hr"] = found["lesion_logits_hr"].softmax(dim=1)
         if self.stage == "grading":
             self._grade(found, high, found.get("lesions_hr"))
             return found
@@ -149,14 +157,14 @@ class StageNetwork(nn.Module):
         """
         if self.evidence is None:
             return None
-        lesions = None if probabilities is None else probabilities[:, :-1]
-        return self.evidence(self.nets.grade, images, lesions, create_graph=False)[1]
+        return self.evidence(self.nets.grade, images, _without_background(probabilities), create_graph=False)[1]
 
     def _grade(self, found: StepOutputs, images: Tensor, probabilities: Tensor | None) -> None:
         """Add the grading of images with their lesion probabilities, and its map and score as far as wanted."""
-        lesions = None if probabilities is None else probabilities[:, :-1]
-        if self.evidence is not None and self._wanted.evidence:
-            output, found["evidence"] = self.evidence(self.nets.grade, images, lesions, create_graph=True)
+        lesions, use = _without_background(probabilities), self._wanted.evidence
+        if self.evidence is not None and use != "unused":
+            trained = use == "trained"
+            output, found["evidence"] = self.evidence(self.nets.grade, images, lesions, create_graph=trained)
         else:
             output = self.nets.grade(images, lesions)
         found["logits"] = output.dropped_logits
@@ -164,24 +172,27 @@ class StageNetwork(nn.Module):
             found["score"] = _chance_of_disease(output.logits)
 
     def _grade_high(self, found: StepOutputs, high: Tensor) -> None:
-        """Add the high-resolution image's map and score, as far as wanted, without a gradient."""
-        lesions_hr = found.get("lesions_hr")
-        if self._wanted.evidence_hr and (evidence := self.evidence_map(high, lesions_hr)) is not None:
-            found["evidence_hr"] = evidence
+        """Add the high-resolution image's map and score, as far as wanted."""
+        lesions, use = _without_background(found.get("lesions_hr")), self._wanted.evidence_hr
+        if self.evidence is not None and use != "unused":
+            trained = use == "trained"
+            found["evidence_hr"] = self.evidence(self.nets.grade, high, lesions, create_graph=trained)[1]
         if self._wanted.scores:
             with torch.no_grad():
-                output = self.nets.grade(high, None if lesions_hr is None else lesions_hr[:, :-1])
+                output = self.nets.grade(high, lesions)
             found["score_hr"] = _chance_of_disease(output.logits)
 
-    def _lesions_hr(self, high: Tensor, rows: Sequence[int] | None) -> Tensor:
-        """Return the high-resolution image's lesion probabilities (B, 5, H, W), without a gradient."""
+    def _lesion_logits_hr(self, high: Tensor, rows: Sequence[int] | None) -> Tensor:
+        """Return the logits (B, 5, H, W) of the high-resolution image's segmentation, without a gradient."""
         with torch.no_grad(), unrecorded(self.nets):
             if rows is None or "segmentation" not in self._frozen:
-                return self._segmented(high)
-            return self._frozen_maps.of(rows, high, self._segmented)
+                return self.nets.segment(high)
+            return self._frozen_maps.of(rows, high, self.nets.segment)
 
-    def _segmented(self, images: Tensor) -> Tensor:
-        return self.nets.segment(images).softmax(dim=1)
+
+def _without_background(probabilities: Tensor | None) -> Tensor | None:
+    """Return the lesion planes (B, 4, H, W) of a segmentation (B, 5, H, W), if there is one."""
+    return None if probabilities is None else probabilities[:, :-1]
 
 
 def _chance_of_disease(logits: Tensor) -> Tensor:

@@ -26,10 +26,10 @@ from retina_ray.explain.evidence import (
 )
 from retina_ray.explain.gmsv import Gmsv
 from retina_ray.losses.deepmt import pixel_loss, super_resolution_loss
-from retina_ray.methods.base import Evaluation
+from retina_ray.methods.base import Evaluation, ParameterGroup
 from retina_ray.methods.deepmt import measures
-from retina_ray.methods.deepmt.graph import StageName, StageNetwork, Wanted
-from retina_ray.methods.deepmt.plan import learning_rates
+from retina_ray.methods.deepmt.graph import MapUse, StageName, StageNetwork, Wanted
+from retina_ray.methods.deepmt.plan import learning_rates, rate_changes
 from retina_ray.methods.deepmt.terms import TERMS, counted, loss_weights
 from retina_ray.models.backbones import weights_file
 from retina_ray.models.deepmt.grading import Grader
@@ -108,9 +108,9 @@ class DeepMT:
             fix = f"choose a multiple of the scale, of at least {_SMALLEST_INPUT} x scale pixels"
             raise ConfigError("the image size does not fit the scale", value, fix)
 
-    def parameter_groups(self, network: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+    def parameter_groups(self, network: nn.Module) -> list[ParameterGroup]:
         """Return one group for each part that learns, with its rate relative to the stage's highest."""
-        rates = learning_rates(self.stage, self.config)
+        rates, changes = learning_rates(self.stage, self.config), rate_changes(self.stage, self.config)
         assert isinstance(network, StageNetwork)
         modules = {
             "super_resolution": network.nets.super_resolution,
@@ -123,7 +123,8 @@ class DeepMT:
             module = modules[part]
             members = [] if module is None else [each for each in module.parameters() if each.requires_grad]
             if members:
-                groups.append((members, rate / max(rates.values())))
+                change, epoch = changes.get(part, (1.0, None))
+                groups.append(ParameterGroup(members, rate / max(rates.values()), change, epoch))
         return groups
 
     def training_rows(self, selection: Selection) -> np.ndarray:
@@ -227,14 +228,19 @@ class DeepMT:
 
     def _wanted(self) -> Wanted:
         """Return what the stage's terms compare."""
-        maps = self.config.evidence.map != "none"
-        aware = "classification_aware" in self.weights
+        evidence = self.config.evidence
+        maps = evidence.map != "none"
+        aware, fitted = "classification_aware" in self.weights, "map_fit" in self.weights
+        fits_high = fitted and self.config.stages.joint.map_fit_of == "high"
+        passes_gradient = evidence.step != "hard" or not evidence.binarise
         return Wanted(
             lesions_hr="segmentation_aware" in self.weights
-            or "map_fit" in self.weights
+            or fitted
             or (self.stage == "joint" and (aware or "semi_supervised" in self.weights)),
-            evidence="map_fit" in self.weights or (aware and maps),
-            evidence_hr="semi_supervised" in self.weights or (aware and maps),
+            evidence=_map_use(
+                compared=aware and maps, trained=(fitted and not fits_high) or (aware and maps and passes_gradient)
+            ),
+            evidence_hr=_map_use(compared="semi_supervised" in self.weights or (aware and maps), trained=fits_high),
             scores=aware and not maps,
             apart=self.stage == "restoration" and self.config.stages.restoration.apart,
         )
@@ -269,7 +275,7 @@ class DeepMT:
             gmsv = Gmsv(
                 nets.grader.stage_channels,
                 theta_seg=section.theta_seg,
-                step=section.step,
+                step=section.step if section.select else "none",
                 sharpness=section.sharpness,
                 fusion=section.fusion,
             )
@@ -279,6 +285,12 @@ class DeepMT:
         if section.map == "smooth_grad":
             return SmoothGradEvidence(section.score, nets.grader, section.samples, section.noise), None
         return GradCamEvidence(section.score), None
+
+
+def _map_use(*, compared: bool, trained: bool) -> MapUse:
+    if trained:
+        return "trained"
+    return "compared" if compared else "unused"
 
 
 def build(settings: Mapping[str, Any]) -> DeepMT:

@@ -65,6 +65,22 @@ def learning_rates(name: StageName, config: DeepMTConfig) -> dict[str, float]:
     return {part: getattr(stage, f"lr_{part}") for part, used in present.items() if used and part not in fixed}
 
 
+def rate_changes(name: StageName, config: DeepMTConfig) -> dict[str, tuple[float, int]]:
+    """Return what the rates of a stage's parts are multiplied by, and after how many epochs, where they change."""
+    first, second = config.stages.restoration, config.stages.grading
+    if name == "restoration" and first.lr_change_epoch is not None:
+        return {
+            "super_resolution": (first.lr_change_super_resolution, first.lr_change_epoch),
+            "segmentation": (first.lr_change_segmentation, first.lr_change_epoch),
+        }
+    if name == "grading" and second.lr_change_epoch is not None:
+        return {
+            "grading": (second.lr_change_grading, second.lr_change_epoch),
+            "evidence": (second.lr_change_evidence, second.lr_change_epoch),
+        }
+    return {}
+
+
 def relevant(name: StageName, config: DeepMTConfig) -> DeepMTConfig:
     """Return the configuration with everything a stage's result does not depend on at its default.
 

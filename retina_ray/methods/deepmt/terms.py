@@ -71,7 +71,8 @@ class _Threshold(TypedDict):
 
 
 def _threshold(evidence: EvidenceConfig) -> _Threshold:
-    return {"threshold": evidence.phi_vis, "kind": evidence.step, "sharpness": evidence.sharpness}
+    kind: Step = evidence.step if evidence.binarise else "none"
+    return {"threshold": evidence.phi_vis, "kind": kind, "sharpness": evidence.sharpness}
 
 
 def _pixel(outputs: StepOutputs, high: Tensor, batch: Batch, config: DeepMTConfig, task: str) -> Tensor:
@@ -83,19 +84,25 @@ def _total_variation(outputs: StepOutputs, high: Tensor, batch: Batch, config: D
 
 
 def _segmentation_aware(outputs: StepOutputs, high: Tensor, batch: Batch, config: DeepMTConfig, task: str) -> Tensor:
+    if config.stages.restoration.segmentation_aware_on == "logits":  # "maps" in what other stages are told
+        return segmentation_aware(outputs["lesion_logits"], outputs["lesion_logits_hr"])
     return segmentation_aware(outputs["lesions"], outputs["lesions_hr"])
 
 
 def _classification_aware(outputs: StepOutputs, high: Tensor, batch: Batch, config: DeepMTConfig, task: str) -> Tensor:
     if config.evidence.map == "none":
         return classification_aware_scores(outputs["score"], outputs["score_hr"])
-    return classification_aware(outputs["evidence"], outputs["evidence_hr"], **_threshold(config.evidence))
+    return classification_aware(outputs["evidence"], outputs["evidence_hr"].detach(), **_threshold(config.evidence))
 
 
 def _dice(outputs: StepOutputs, high: Tensor, batch: Batch, config: DeepMTConfig, task: str) -> Tensor:
     loss = config.loss
     return dice_loss(
-        outputs["lesions"], _masks(batch), plane_weights=loss.plane_weights, per_lesion=loss.dice_per_lesion
+        outputs["lesions"],
+        _masks(batch),
+        plane_weights=loss.plane_weights,
+        per_lesion=loss.dice_per_lesion,
+        factor=float(loss.dice_factor),
     )
 
 
@@ -105,13 +112,14 @@ def _focal(outputs: StepOutputs, high: Tensor, batch: Batch, config: DeepMTConfi
 
 
 def _semi_supervised(outputs: StepOutputs, high: Tensor, batch: Batch, config: DeepMTConfig, task: str) -> Tensor:
-    against = config.stages.joint.semi_supervised_against
-    return semi_supervised(outputs["lesions"], outputs["evidence_hr"], against=against, **_threshold(config.evidence))
+    against, map_hr = config.stages.joint.semi_supervised_against, outputs["evidence_hr"].detach()
+    return semi_supervised(outputs["lesions"], map_hr, against=against, **_threshold(config.evidence))
 
 
 def _map_fit(outputs: StepOutputs, high: Tensor, batch: Batch, config: DeepMTConfig, task: str) -> Tensor:
     any_lesion = 1 - outputs["lesions_hr"][:, -1]
-    return (outputs["evidence"] - any_lesion).square().mean(dim=(1, 2))
+    fitted = outputs["evidence_hr"] if config.stages.joint.map_fit_of == "high" else outputs["evidence"]
+    return (fitted - any_lesion).square().mean(dim=(1, 2))
 
 
 def _grading(outputs: StepOutputs, high: Tensor, batch: Batch, config: DeepMTConfig, task: str) -> Tensor:
