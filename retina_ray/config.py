@@ -102,7 +102,7 @@ class TrainConfig(Section):
     channels_last: bool = True
     """Keep images and weights with the channels innermost in memory, which convolutions prefer."""
     compile: bool = False
-    """torch.compile the network."""
+    """torch.compile the network, or those of its parts that it can take."""
     deterministic: bool = True
     """Use deterministic kernels only."""
 

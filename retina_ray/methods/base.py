@@ -142,6 +142,12 @@ class Method(Protocol):
     def parameter_groups(self, network: nn.Module) -> list[ParameterGroup]:
         """Return the parameters to train, in groups of one rate each."""
 
+    def compilable(self, network: nn.Module) -> list[nn.Module]:
+        """Return the parts of the network, or itself, that torch.compile can take.
+
+        What a step differentiates twice stays outside.
+        """
+
     def training_rows(self, selection: Selection) -> np.ndarray:
         """Return the data set rows (n,) that this stage trains on.
 

@@ -141,6 +141,10 @@ class SallGrader:
         """Return all of them in one group."""
         return [ParameterGroup(list(network.parameters()))]
 
+    def compilable(self, network: nn.Module) -> list[nn.Module]:
+        """Return the network."""
+        return [network]
+
     def training_rows(self, selection: Selection) -> np.ndarray:
         """Return the rows (n,) with a label for a head: a grade, or with synergic labels any image of the run."""
         lenders = self.tasks if self.synergic_labels else tuple(self.grades)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ class Engine:
 
     Attributes:
         network: the bare network; its state dict is what is saved.
-        model: the network as called: compiled and wrapped for several ranks where asked for.
+        model: the network as called: wrapped for several ranks.
         method: turns batches into losses.
         optimizer: fused, over the network's parameters.
         guard: skips updates that are not finite.
@@ -88,10 +87,12 @@ def build_engine(
         if world.device.type != "cuda":
             raise ConfigError("synchronised batch statistics need GPUs", "train.batch_norm = sync", "set it to local")
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # no stubs
-    model = cast(nn.Module, torch.compile(network)) if train.compile else network
+    if train.compile:
+        for part in method.compilable(network):
+            part.compile()  # in place: names in the state dict stay
     return Engine(
         network=network,
-        model=world.wrap(model),
+        model=world.wrap(network),
         method=method,
         optimizer=build_optimizer(method.parameter_groups(network), optim),
         guard=FiniteGuard(world.device),

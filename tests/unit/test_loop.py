@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from retina_ray.config import RunConfig
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.errors import NonFiniteLossError
+from retina_ray.methods.base import ParameterGroup
+from retina_ray.methods.sall import SallGrader
 from retina_ray.training.clock import Clock
 from retina_ray.training.evaluate import validate
 from retina_ray.training.loop import Loop
@@ -282,6 +285,18 @@ def test_an_epochs_loss_is_the_mean_over_its_steps(dataset: ShardedDataset, tmp_
     mean = state.progress.history[0]["train_dr"]
     assert min(steps) / 3 < mean < sum(steps)
     assert mean * 3 - sum(steps) > 0, "the third step's loss is in the mean"
+
+
+def test_a_group_s_rate_changes_at_its_epoch_of_the_training(
+    dataset: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def groups(_method: SallGrader, network: nn.Module) -> list[ParameterGroup]:
+        return [ParameterGroup(list(network.parameters()), change=0.5, change_epoch=2)]
+
+    monkeypatch.setattr(SallGrader, "parameter_groups", groups)
+    config = a_config(optim__schedule="constant")
+    state = train(dataset, config, FaultyReporter(tmp_path / "run"))
+    assert [record["lr"] for record in state.progress.history] == [0.01, 0.01, 0.005]
 
 
 def test_a_training_learns(dataset: ShardedDataset, tmp_path: Path) -> None:

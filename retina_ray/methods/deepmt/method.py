@@ -127,6 +127,13 @@ class DeepMT:
                 groups.append(ParameterGroup(members, rate / max(rates.values()), change, epoch))
         return groups
 
+    def compilable(self, network: nn.Module) -> list[nn.Module]:
+        """Return the nets, without the grading net where its maps are made: a compiled graph has one derivative."""
+        assert isinstance(network, StageNetwork)
+        nets = network.nets
+        grader = nets.grader if network.evidence is None else None
+        return [net for net in (nets.super_resolution, nets.segmentation, grader) if net is not None]
+
     def training_rows(self, selection: Selection) -> np.ndarray:
         """Return the rows (n,) of the stage: all training images, in the grading stage those with a grade.
 
