@@ -1,5 +1,7 @@
 """DeepMT-DR's joint training step against the plain one, at equal outputs: float32 on the CPU, and what a GPU adds.
 
+A GPU adds bfloat16 and compilation, each contestant's memory, and its share of what matrix products reach.
+
 Run with ``python -m benchmarks.deepmt_step``. On a CPU the nets are narrow and the images small; on a GPU they are the
 paper's. Writes ``benchmarks/results/deepmt-step.json`` and ``.md`` (on a GPU ``deepmt-step-gpu``).
 """
@@ -13,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.in_turn import in_turn, table, write
 from retina_ray.config import override
@@ -97,21 +100,77 @@ def largest_difference(one: Mapping[str, float], other: Mapping[str, float]) -> 
     return max(abs(one[name] - other[name]) / max(abs(other[name]), 1e-12) for name in other)
 
 
-def compare(mode: str, batch: Batch, *, on_gpu: bool) -> tuple[dict[str, list[float]], float]:
-    """Return images per second of the contestants, and how far the two float32 steps' terms are apart."""
+Runs = dict[str, Callable[[], dict[str, float]]]
+
+
+def contestants(mode: str, batch: Batch, *, on_gpu: bool) -> Runs:
+    """Return what takes one step, by name; each has a network of its own."""
     torch.manual_seed(0)
     method = method_of(MODES[mode], on_gpu=on_gpu)
     network = method.build_model(initial_weights=False).to(batch.images.device, memory_format=torch.channels_last)
-    reference = plain(network)
-    runs: dict[str, Callable[[], Any]] = {
+    runs: Runs = {
         "ours": partial(step, ours, method, network, batch),
-        "plain": partial(step, reference_terms, method, reference, batch),
+        "plain": partial(step, reference_terms, method, plain(network), batch),
     }
     if on_gpu:
-        half = copy.deepcopy(network)
+        half, compiled = copy.deepcopy(network), copy.deepcopy(network)
+        for part in method.compilable(compiled):
+            part.compile()
         runs["ours, bf16"] = partial(step, ours, method, half, batch, bf16=True)
-    apart = largest_difference(runs["ours"](), runs["plain"]())
-    return in_turn({name: partial(rate, run, batch) for name, run in runs.items()}, ROUNDS), apart
+        runs["ours, bf16, compiled"] = partial(step, ours, method, compiled, batch, bf16=True)
+    return runs
+
+
+def working_memory(run: Callable[[], Any]) -> int:
+    """Return the bytes that a step takes on the GPU at most, beyond what is there before it."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def operations(run: Callable[[], Any]) -> int:
+    """Return the multiplications and additions of one step; a compiled one cannot be counted."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def matmul_peak(dtype: torch.dtype, device: torch.device, *, side: int = 8192, repeats: int = 20) -> float:
+    """Return the operations per second of large matrix products; float32 ones in TF32, as convolutions on GPUs."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    factor = torch.ones(side, side, dtype=dtype, device=device)
+    for count in (3, repeats):  # the first ones choose their kernels
+        begin = time.perf_counter()
+        for _ in range(count):
+            product = factor @ factor
+        float(product[0, 0])  # waits for the GPU
+        seconds = time.perf_counter() - begin
+    torch.set_float32_matmul_precision(before)
+    return 2 * side**3 * repeats / seconds
+
+
+def gpu_figures(runs: Runs, rates: Mapping[str, list[float]], batch: Batch) -> dict[str, dict[str, float]]:
+    """Return each contestant's working memory and its share of the matrix products' peak at its precision."""
+    device = batch.images.device
+    peaks = {half: matmul_peak(torch.bfloat16 if half else torch.float32, device) for half in (False, True)}
+    counts = {name: operations(runs[name]) for name in ("ours", "plain")}
+    found: dict[str, dict[str, float]] = {}
+    for name, run in runs.items():
+        per_second = counts.get(name, counts["ours"]) * statistics.median(rates[name]) / len(batch.rows)
+        share = per_second / peaks["bf16" in name]
+        found[name] = {"working_memory_bytes": working_memory(run), "share_of_matmul_peak": share}
+    return found
+
+
+def gpu_table(figures: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a Markdown table of `gpu_figures`."""
+    lines = ["| | working memory, GiB | share of the matrix products' peak |", "|---|---|---|"]
+    for name, found in figures.items():
+        memory, share = found["working_memory_bytes"] / 2**30, found["share_of_matmul_peak"]
+        lines.append(f"| {name} | {memory:.1f} | {share:.0%} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -124,13 +183,16 @@ def main() -> None:
     record: dict[str, Any] = {"side": side, "batch": count, "threads": torch.get_num_threads()}
     tables = {}
     for mode in MODES:
-        rates, apart = compare(mode, batch, on_gpu=on_gpu)
+        runs = contestants(mode, batch, on_gpu=on_gpu)
+        apart = largest_difference(runs["ours"](), runs["plain"]())
+        rates = in_turn({name: partial(rate, run, batch) for name, run in runs.items()}, ROUNDS)
         record[mode] = {"images_per_second": rates, "largest_relative_difference": apart}
         ratio = statistics.median(one / other for one, other in zip(rates["ours"], rates["plain"], strict=True))
         note = f"\nEqual terms to {apart:.1e}; ours / plain {ratio:.2f}.\n"
         tables[f"Joint step, {mode}, {side} px, batch of {count}"] = table(rates, ours="ours", unit="images/s") + note
-    if on_gpu:
-        record["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+        if on_gpu:
+            record[mode]["gpu"] = gpu_figures(runs, rates, batch)
+            tables[f"On the GPU, {mode}"] = gpu_table(record[mode]["gpu"])
     write("deepmt-step-gpu" if on_gpu else "deepmt-step", record, tables)
 
 
