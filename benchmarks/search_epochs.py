@@ -127,7 +127,7 @@ def epochs_to_reach(
         journal = Journal(Store(folder))
         search = LiveSearch(journal, study, (goal,), halving=Halving(EPOCHS), trials=LIMIT)
         spent = 0
-        while (following := search.next()) is not None:
+        while isinstance(following := search.next(), tuple):
             number, _ = following
             values = nearest(journal.trials[number].params).values
             stopped = False

@@ -53,7 +53,7 @@ def a_search(
 
 def run_through(search: LiveSearch) -> None:
     """Run trials one after the other, as Ray Tune would, until there are no more."""
-    while (following := search.next()) is not None:
+    while isinstance(following := search.next(), tuple):
         number, overrides = following
         for epoch in range(1, EPOCHS + 1):
             found = {"figures": figures(overrides, epoch), "stages": {"student": "trained"}}

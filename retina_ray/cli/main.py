@@ -67,9 +67,14 @@ def run(arguments: list[str]) -> int:
             return _explain(error, _usage(error, error.format_message()), code=2)
         return _explain(error, f"unexpected {type(error).__name__}: {error} (--debug shows where)", code=1)
     if result == INTERRUPTED:  # Typer has turned a command's KeyboardInterrupt into it
-        goes_on = arguments[:2] == ["data", "ingest"] or arguments[:1] == ["demo"] or "--resume" in arguments
-        error_console().print(f"interrupted{'; the same command goes on' if goes_on else ''}", style="yellow")
+        error_console().print(f"interrupted{_how_to_go_on(arguments)}", style="yellow")
     return result if isinstance(result, int) else 0
+
+
+def _how_to_go_on(arguments: list[str]) -> str:
+    if arguments[:2] == ["data", "ingest"] or arguments[:1] == ["demo"] or "--resume" in arguments:
+        return "; the same command goes on"
+    return "; with --resume it goes on" if arguments[:1] in (["train"], ["tune"]) else ""
 
 
 def _usage(error: Exception, message: str) -> str:

@@ -5,7 +5,7 @@ Ray Tune only runs trials here. Its own snapshots are not used: they lag behind 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -45,6 +45,7 @@ class LiveSearch:
         self._goals = goals
         self._halving = halving
         self._trials = trials
+        self._running: set[int] = set()
         self.error: RetinaRayError | None = None
         records = sorted(journal.trials.values(), key=lambda record: record.number)
         study.replay(records, self._repeat)
@@ -58,15 +59,26 @@ class LiveSearch:
         """Number of trials still to be run or finished."""
         return len(self._waiting) + max(0, self._trials - len(self._journal.trials))
 
-    def next(self) -> tuple[int, dict[str, Any]] | None:
-        """Return the number and overrides of a trial to run: an unfinished one, else a new one, else None."""
-        if self._waiting:
-            number = self._waiting.pop(0)
-            return number, self._journal.trials[number].overrides
-        number = len(self._journal.trials)
-        if number >= self._trials:
-            return None
-        suggestion = self._study.ask()
+    def next(self) -> tuple[int, dict[str, Any]] | Literal["later"] | None:
+        """Return the number and overrides of a trial to run: an unfinished one, else a new one.
+
+        The same configuration never runs twice at a time: the second waits and then finds the first one's result.
+
+        Returns:
+            The trial; ``later`` where all that is left waits for one that runs; None where nothing is left.
+        """
+        if not self._waiting and len(self._journal.trials) < self._trials:
+            self._waiting.append(self._ask())
+        for number in self._waiting:
+            overrides = self._journal.trials[number].overrides
+            if all(self._journal.trials[other].overrides != overrides for other in self._running):
+                self._waiting.remove(number)
+                self._running.add(number)
+                return number, overrides
+        return "later" if self._waiting else None
+
+    def _ask(self) -> int:
+        number, suggestion = len(self._journal.trials), self._study.ask()
         self._journal.ask(
             number,
             params=suggestion.params,
@@ -74,7 +86,7 @@ class LiveSearch:
             overrides=suggestion.overrides,
         )
         self._add(number)
-        return number, suggestion.overrides
+        return number
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
         """Take a trial's report and return whether it is to be stopped.
@@ -109,6 +121,7 @@ class LiveSearch:
 
     def end(self, number: int, state: State, *, reason: str = "") -> None:
         """Take the end of a trial."""
+        self._running.discard(number)
         self._journal.end(number, state, reason=reason)
         self._close(number)
         self._study.tell(self._journal.trials[number])
@@ -163,6 +176,8 @@ class JournalSearcher(_Unsaved, Searcher):
         following = self._search.next()
         if following is None:
             return Searcher.FINISHED
+        if following == "later":
+            return None
         self._numbers[trial_id], overrides = following
         return {"number": following[0], "overrides": overrides}
 

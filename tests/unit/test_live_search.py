@@ -40,6 +40,13 @@ def killed_after(count: int, folder: Path, goals: tuple[Goal, ...]) -> bool:
     return False
 
 
+def begun(search: LiveSearch) -> int:
+    """Begin the next trial; return its number."""
+    following = search.next()
+    assert isinstance(following, tuple)
+    return following[0]
+
+
 @pytest.fixture(scope="module", params=[(ACCURACY,), (ACCURACY, ECE)], ids=["halving", "pareto"])
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[Goal, ...], Path]:
     folder = tmp_path_factory.mktemp("whole")
@@ -100,7 +107,7 @@ def test_more_trials_can_be_asked_for_later(tmp_path: Path, whole: tuple[tuple[G
 
 def test_a_trial_that_runs_again_reports_nothing_twice(tmp_path: Path) -> None:
     search = a_search(tmp_path, trials=2)
-    number, _ = search.next() or (-1, {})
+    number = begun(search)
     result = {"epoch": 1.0, "figures": {"accuracy": 0.5}, "stages": {}, "seconds": 1.0}
     search.report(number, result)
     search.report(number, {**result, "epoch": 2.0})
@@ -113,9 +120,9 @@ def test_a_trial_that_runs_again_reports_nothing_twice(tmp_path: Path) -> None:
 
 def test_a_failed_trial_and_one_without_a_number_do_not_stop_the_search(tmp_path: Path) -> None:
     search = a_search(tmp_path, trials=3)
-    first, _ = search.next() or (-1, {})
+    first = begun(search)
     search.end(first, "failed", reason="loss term 'dr' is not finite")
-    second, _ = search.next() or (-1, {})
+    second = begun(search)
     search.report(second, {"epoch": 1.0, "figures": {"accuracy": float("nan")}, "stages": {}, "seconds": 1.0})
     search.end(second, "complete")
     run_through(search)
@@ -124,6 +131,15 @@ def test_a_failed_trial_and_one_without_a_number_do_not_stop_the_search(tmp_path
     assert trials[1].value("accuracy") is None
     assert len(finished_study(trials, (ACCURACY,)).trials) == 1
     assert a_search(tmp_path, trials=3).left == 0
+
+
+def test_the_same_configuration_never_runs_twice_at_a_time(tmp_path: Path) -> None:
+    study = SearchStudy(SPACE, (ACCURACY,), config={}, points=[*POINTS, *POINTS], seed=0, parallel=True)
+    search = LiveSearch(Journal(Store(str(tmp_path))), study, (ACCURACY,), halving=None, trials=3)
+    first = begun(search)
+    assert search.next() == "later"
+    search.end(first, "complete")
+    assert [begun(search), begun(search), search.next()] == [1, 2, None]
 
 
 def test_another_space_cannot_take_over(tmp_path: Path) -> None:
