@@ -7,7 +7,6 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -41,7 +40,7 @@ demo: $(STAMP)  ## draw a small data set, train, report and query a model on the
 	$(BIN)/retina-ray demo
 
 test: $(STAMP)  ## run the tests (minutes; those that need a GPU skip themselves without one)
-	$(BIN)/python -m pytest -m "not long" --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not long"
 
 test-long: $(STAMP)  ## run the long tests as well
 	$(BIN)/python -m pytest

@@ -47,15 +47,10 @@ hypothesis.settings.load_profile("deterministic")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with the name of its folder (strict markers refuse a folder without one).
-
-    Where two processes share the tests, one gets all that need the session's Ray, and a file's tests stay together.
-    """
+    """Mark each test with the name of its folder (strict markers refuse a folder without one)."""
     for item in items:
-        file = item.path.relative_to(TESTS)
-        folder = file.parts[0]
+        folder = item.path.relative_to(TESTS).parts[0]
         item.add_marker(folder)
-        item.add_marker(pytest.mark.xdist_group("ray" if folder in ("ray", "s3") else str(file)))
         if folder == "gpu" and not _cuda():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
