@@ -64,11 +64,11 @@ def deepmt_debug() -> RunConfig:
             "method.stages.restoration.lr_super_resolution": 2e-3,  # from scratch, and few steps
             "method.stages.restoration.lr_segmentation": 6e-3,
             "method.stages.grading.epochs": 6,
-            "method.stages.grading.lr_grading": 5e-4,
+            "method.stages.grading.lr_grading": 1e-4,  # of 10,752 pooled features into one layer, more ends its ReLUs
             "method.stages.joint.epochs": 2,
             "method.stages.joint.lr_super_resolution": 1e-3,
             "method.stages.joint.lr_segmentation": 1e-3,
-            "method.stages.joint.lr_grading": 2e-4,
+            "method.stages.joint.lr_grading": 5e-5,
             "optim.schedule": "cosine",
             "train.global_batch_size": 4,
             "evaluate.bootstrap": 200,

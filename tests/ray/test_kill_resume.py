@@ -254,6 +254,7 @@ ON_RAY = {"runtime__workers": 2, "runtime__cpus_per_worker": 1, "runtime__checkp
 ONE_STAGE = {"method__tasks": ["dr"], "method__synergic_labels": False, "method__multi_task": False}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_killed_on_ray_between_report_and_commit(ray_cluster: None, data: Path, tmp_path: Path) -> None:
     """One kill of a driver and all its cluster; `test_killed_on_ray_at_ten_moments` has the others."""

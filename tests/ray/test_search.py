@@ -29,7 +29,7 @@ TEACHING = ("teacher-dr", "teacher-amd", "cross-labels")
 
 def rates(trial: optuna.Trial) -> dict[str, Any]:
     """A space whose second point diverges."""
-    return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e30, log=True)}
+    return {"optim.lr": trial.suggest_float("optim.lr", 1e-9, 1e30, log=True)}
 
 
 RATES = f"{__name__}:rates"
@@ -158,13 +158,16 @@ def test_a_metric_that_nobody_reports_ends_the_search_with_those_there_are(data:
     assert all_free()
 
 
-def test_trials_train_on_workers_of_their_own(data: Path, tmp_path: Path) -> None:
-    config = a_config(data, tmp_path, runtime__workers=2, train__epochs=1, **ONE_STAGE)
-    points = ({"optim.lr": 1e-3}, {"optim.lr": 1e-3})
-    options = SearchOptions(RATES, trials=2, metric="accuracy", points=points, concurrent=1)
-    first, second = run_search(config, options).trials
-    assert (first.stages, second.stages) == ({"student-dr": "trained"}, {"student-dr": "reused"})
-    assert first.reports[-1].figures == second.reports[-1].figures
+def test_trials_train_on_workers_of_their_own_and_are_stopped_with_them(data: Path, tmp_path: Path) -> None:
+    config = a_config(data, tmp_path, runtime__workers=2, train__epochs=2, **ONE_STAGE)
+    # The second trial is hopeless from its first epoch on; the third is the first once more.
+    points = ({"optim.lr": 1e-9}, {"optim.lr": 0.5}, {"optim.lr": 1e-9})
+    options = SearchOptions(RATES, trials=3, metric="criterion", points=points, concurrent=1)
+    first, second, third = run_search(config, options).trials
+    assert [record.state for record in (first, second, third)] == ["complete", "stopped", "complete"]
+    assert [len(record.reports) for record in (first, second, third)] == [2, 1, 2]
+    assert (first.stages, third.stages) == ({"student-dr": "trained"}, {"student-dr": "reused"})
+    assert first.reports[-1].figures == third.reports[-1].figures
     assert all_free()
 
 

@@ -135,6 +135,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return outcome(config)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_killed_driver_and_a_killed_trial_lose_nothing(whole: list[Any], data: Path, tmp_path: Path) -> None:
     config = a_config(data, tmp_path)
