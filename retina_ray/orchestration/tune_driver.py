@@ -186,8 +186,8 @@ def _tune(
 ) -> None:
     base = override(config, {"runtime.cpus_per_worker": share.cpus, "runtime.use_gpu": share.use_gpu})
     in_process = {"cpu": share.cpus, **({"gpu": share.gpus} if share.use_gpu else {})}
-    # A trial that trains on workers of its own only waits for them. The least share of a CPU would be one too many where
-    # they take all there are, and the group would wait for ever; every head node has this resource.
+    # A trial that trains on workers of its own only waits for them. Any share of a CPU would be one too many where they
+    # take all there are, and they would wait for ever; every head node has this resource.
     resources = in_process if share.workers == 0 else {"node:__internal_head__": 0.001}
     trainable = ray.tune.with_parameters(run_trial, base=base.model_dump(mode="json"), folds=options.cv)
     tuner = ray.tune.Tuner(

@@ -158,6 +158,7 @@ def test_a_metric_that_nobody_reports_ends_the_search_with_those_there_are(data:
     assert all_free()
 
 
+@pytest.mark.long
 def test_trials_train_on_workers_of_their_own_and_are_stopped_with_them(data: Path, tmp_path: Path) -> None:
     config = a_config(data, tmp_path, runtime__workers=2, train__epochs=2, **ONE_STAGE)
     # The second trial is hopeless from its first epoch on; the third is the first once more.
