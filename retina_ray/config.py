@@ -245,19 +245,30 @@ def load_file(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, is no YAML or is not a mapping.
     """
-    try:
-        values = yaml_dialect.load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            "cannot read the configuration file", str(path), f"check the path ({error.strerror})"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("not a YAML file", str(path), f"mend it ({' '.join(str(error).split())})") from None
+    values = read_yaml(path, "the configuration file")
     if not isinstance(values, dict):
         raise ConfigError(
             "not a configuration", str(path), "write a mapping of sections, see `retina-ray recipes show`"
         )
     return values
+
+
+def read_yaml(path: str | Path, what: str) -> Any:
+    """Return what a YAML file of the user's holds.
+
+    Args:
+        path: of the file.
+        what: the file is, for the error text.
+
+    Raises:
+        ConfigError: the file is missing or is no YAML.
+    """
+    try:
+        return yaml_dialect.load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {what}", str(path), f"check the path ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("not a YAML file", str(path), f"mend it ({' '.join(str(error).split())})") from None
 
 
 def override(config: RunConfig, assignments: Iterable[str] | Mapping[str, Any]) -> RunConfig:

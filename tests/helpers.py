@@ -41,6 +41,9 @@ SCLEROSIS = Task(name="arteriosclerosis", grades=("none", "some"))
 SIZE = 32
 RANK_TIMEOUT_S = 90
 
+ONE_STAGE = {"method__tasks": ["dr"], "method__synergic_labels": False, "method__multi_task": False}
+"""Changes for `tiny_config` that leave one network to train."""
+
 
 def write_dataset(
     folder: Path,

@@ -37,12 +37,10 @@ class SearchDisplay:
         self._out = error_console()
         self._records: dict[int, TrialRecord] = {}
         self._start: float | None = None
-        self._ended = 0
 
     def __call__(self, record: "TrialRecord") -> None:
         """Show a trial's latest event."""
         self._start = self._start or time.monotonic()
-        self._ended += record.state != "running"
         self._records[record.number] = record
         if self._live is None:
             self._out.print(self._line(record), markup=False, soft_wrap=True)
@@ -82,12 +80,13 @@ class SearchDisplay:
 
     def _left(self) -> str:
         """Return how long the rest takes at the pace so far."""
-        missing = self._trials - self._done()
+        done = self._done()
+        missing = self._trials - done
         if not missing:
             return "done"
-        if not self._ended or self._start is None:
+        if not done or self._start is None:
             return ""
-        seconds = (time.monotonic() - self._start) / self._ended * missing
+        seconds = (time.monotonic() - self._start) / done * missing
         return f"about {timedelta(seconds=round(seconds))} left"
 
 

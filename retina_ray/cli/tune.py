@@ -10,7 +10,7 @@ from retina_ray.cli.console import console, error_console, print_json, result_ta
 from retina_ray.cli.options import AsJson, Assignments, ConfigFile, resolve
 from retina_ray.cli.search_display import parameters, search_display
 from retina_ray.cli.train import describe
-from retina_ray.config import RunConfig
+from retina_ray.config import RunConfig, read_yaml
 from retina_ray.errors import ConfigError
 from retina_ray.recipes import RECIPES
 
@@ -128,16 +128,7 @@ def _seconds(text: str) -> float:
 
 
 def _points(path: Path) -> tuple[dict[str, Any], ...]:
-    import yaml
-
-    from retina_ray import yaml_dialect
-
-    try:
-        points = yaml_dialect.load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError("cannot read the points", str(path), f"check the path ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("not a YAML file", str(path), f"mend it ({' '.join(str(error).split())})") from None
+    points = read_yaml(path, "the points")
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
         fix = "write a list of mappings, each from the space's parameter names to values"
         raise ConfigError("not a list of points", str(path), fix)

@@ -33,10 +33,10 @@ PRIVATE_ENVIRONMENT = {
 SEARCH_ENVIRONMENT = {
     # What Ray Tune would write of each trial is in the search's journal.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # The table of the command line is the only one; Ray Tune's newer output has no silent mode.
-    "RAY_AIR_NEW_OUTPUT": "0",
     # So is the search's state; Ray Tune's snapshots lag behind the trials and do not hold the scheduler.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    # The table of the command line is the only one; Ray Tune's newer output has no silent mode.
+    "RAY_AIR_NEW_OUTPUT": "0",
     # Ctrl-C ends a search as it ends everything else; Ray Tune's handler would swallow it.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }

@@ -4,7 +4,7 @@ The same code runs under Ray Train, under torchrun and inside one process; only 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -130,22 +130,18 @@ class StageRun:
             clock=clock,
         ).run()
         self._close(training, validation)
-        damaged = self._all_damaged()
-        if self._world.is_main:
-            facts = {
-                "images": len(rows),
-                "best_epoch": state.progress.best_epoch,
-                "steps": state.progress.step,
-                "wall_s": time.perf_counter() - start,
-                "timing": clock.summary(),
-                "damaged": damaged,
-                "device": str(self._world.device),
-                "workers": self._world.size,
-            }
-            self._write(
-                facts,
-                {WEIGHTS: save_tensors(state.best_weights), HISTORY: json_text(state.progress.history).encode()},
-            )
+        facts = {
+            "images": len(rows),
+            "best_epoch": state.progress.best_epoch,
+            "steps": state.progress.step,
+            "timing": clock.summary(),
+            "device": str(self._world.device),
+        }
+        self._write(
+            facts,
+            lambda: {WEIGHTS: save_tensors(state.best_weights), HISTORY: json_text(state.progress.history).encode()},
+            start=start,
+        )
 
     def _label(self) -> None:
         """Store each teacher's logits for the training images that have no grade for its task, NaN elsewhere."""
@@ -153,10 +149,7 @@ class StageRun:
         logits: dict[str, np.ndarray] = {}
         images: dict[str, int] = {}
         training = self._selection.graded("train", list(self._selection.grades))
-        for need in self._job.stage.needs:
-            teacher = _finished(self._job.inputs[need])
-            method = catalogue.build(self._config.method.name, teacher.settings)
-            network = self._trained(method, teacher)
+        for _, teacher, method, network in self._trained_networks():
             for task, num_grades in teacher.settings["grades"].items():
                 rows = training[self._selection.grades[task][training] == NO_GRADE]
                 logits[task] = np.full((len(self._dataset), num_grades), np.nan, dtype=np.float32)
@@ -167,25 +160,14 @@ class StageRun:
                     rows, values = run_over(loader, partial(self._logits, network), world=self._world)
                     self._close(loader)
                     logits[task][rows] = values[task]
-        damaged = self._all_damaged()
-        if self._world.is_main:
-            facts = {
-                "images": images,
-                "wall_s": time.perf_counter() - start,
-                "damaged": damaged,
-                "workers": self._world.size,
-            }
-            self._write(facts, {LOGITS: pack_arrays(logits)})
+        self._write({"images": images}, lambda: {LOGITS: pack_arrays(logits)}, start=start)
 
     def _test(self) -> None:
         """Store each network's predictions for all validation and test images, and its figures on the latter."""
         start = time.perf_counter()
         tables: list[pa.Table] = []
         figures: dict[str, dict[str, float]] = {}
-        for need in self._job.stage.needs:
-            trained = _finished(self._job.inputs[need])
-            method = catalogue.build(self._config.method.name, trained.settings)
-            network = self._trained(method, trained)
+        for need, _, method, network in self._trained_networks():
             for split in ("validation", "test"):
                 loader = self._loader(method, self._selection.rows[split], training=False)
                 found = evaluate(method, network, loader, world=self._world, autocast=self._autocast, final=True)
@@ -193,15 +175,7 @@ class StageRun:
                 if need in self._job.stage.settings["models"]:
                     tables += self._tables(need, split, found)
             figures[need] = method.summarise(found.measures)
-        damaged = self._all_damaged()
-        if self._world.is_main:
-            facts = {
-                "figures": figures,
-                "wall_s": time.perf_counter() - start,
-                "damaged": damaged,
-                "workers": self._world.size,
-            }
-            self._write(facts, {PREDICTIONS: pack_table(merge_shards(tables))})
+        self._write({"figures": figures}, lambda: {PREDICTIONS: pack_table(merge_shards(tables))}, start=start)
 
     def _tables(self, network: str, split: str, found: Evaluated) -> list[pa.Table]:
         """Return the prediction table of each task."""
@@ -228,12 +202,16 @@ class StageRun:
         bf16 = uses_bf16(self._config.train, self._world.device)
         return torch.autocast(self._world.device.type, dtype=torch.bfloat16, enabled=bf16)
 
-    def _trained(self, method: Method, artifact: Artifact) -> torch.nn.Module:
-        network = method.build_model(initial_weights=False)
-        network.load_state_dict(load_tensors(artifact.read(WEIGHTS)))
-        if self._config.train.channels_last:
-            network = network.to(memory_format=torch.channels_last)
-        return network.to(self._world.device).eval()
+    def _trained_networks(self) -> Iterator[tuple[str, Artifact, Method, torch.nn.Module]]:
+        """Yield each network that this stage needs, ready to predict: stage, artifact, method, network."""
+        for need in self._job.stage.needs:
+            artifact = _finished(self._job.inputs[need])
+            method = catalogue.build(self._config.method.name, artifact.settings)
+            network = method.build_model(initial_weights=False)
+            network.load_state_dict(load_tensors(artifact.read(WEIGHTS)))
+            if self._config.train.channels_last:
+                network = network.to(memory_format=torch.channels_last)
+            yield need, artifact, method, network.to(self._world.device).eval()
 
     def _soft_logits(self) -> dict[str, np.ndarray]:
         """Return the cross logits (N, K) by task, from the stages this one needs."""
@@ -286,8 +264,12 @@ class StageRun:
         """Return the images that no rank could read, which took no part."""
         return sorted(set().union(*self._world.gather(self._damaged)))
 
-    def _write(self, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        write_artifact(Store(self._job.output), stage=self._job.stage, facts=facts, files=files)
+    def _write(self, facts: Mapping[str, Any], files: Callable[[], Mapping[str, bytes]], *, start: float) -> None:
+        """Let rank 0 write the artifact, with the facts of every kind of stage; called by all ranks."""
+        damaged = self._all_damaged()
+        if self._world.is_main:
+            shared = {"wall_s": time.perf_counter() - start, "damaged": damaged, "workers": self._world.size}
+            write_artifact(Store(self._job.output), stage=self._job.stage, facts={**facts, **shared}, files=files())
 
 
 def select_rows(config: RunConfig, dataset: ShardedDataset) -> Selection:

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from retina_ray.config import RunConfig, from_mapping
-from tests.helpers import tiny_config, warm_processes, write_dataset
+from tests.helpers import ONE_STAGE, tiny_config, warm_processes, write_dataset
 from tests.killing import MARK, family, ray_folders_of, remove, send
 
 LIFE_TIMEOUT_S = 900
@@ -251,7 +251,6 @@ def test_killed_at_the_worst_moments(uninterrupted: dict[str, bytes], data: Path
 
 
 ON_RAY = {"runtime__workers": 2, "runtime__cpus_per_worker": 1, "runtime__checkpoint__every_steps": 3}
-ONE_STAGE = {"method__tasks": ["dr"], "method__synergic_labels": False, "method__multi_task": False}
 
 
 @pytest.mark.long

@@ -19,11 +19,10 @@ from retina_ray.orchestration.tune_driver import SearchOptions, SearchResult, ru
 from retina_ray.orchestration.tune_winner import Winner, publish_winner
 from retina_ray.registry import MLFLOW_PARENT
 from retina_ray.search.winner import best_trial, pareto_front, winner_config
-from tests.helpers import tiny_config, write_dataset
+from tests.helpers import ONE_STAGE, tiny_config, write_dataset
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
-ONE_STAGE = {"method__tasks": ["dr"], "method__synergic_labels": False, "method__multi_task": False}
 TEACHING = ("teacher-dr", "teacher-amd", "cross-labels")
 
 

@@ -13,9 +13,7 @@ from retina_ray.data.store import Store
 from retina_ray.orchestration.train_driver import RunResult, train_driver
 from retina_ray.training.artifact import WEIGHTS
 from tests.clinic import photograph
-from tests.helpers import tiny_config, write_dataset
-
-ONE_STAGE = {"method__tasks": ["dr"], "method__synergic_labels": False, "method__multi_task": False}
+from tests.helpers import ONE_STAGE, tiny_config, write_dataset
 
 
 @pytest.fixture

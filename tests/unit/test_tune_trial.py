@@ -16,7 +16,7 @@ from retina_ray.orchestration.shared_stages import draw, shared_stages
 from retina_ray.orchestration.tune_trial import fold_config, train_trial
 from retina_ray.search.space import load_space
 from retina_ray.training.stage import select_rows
-from tests.helpers import tiny_config, write_dataset
+from tests.helpers import ONE_STAGE, tiny_config, write_dataset
 
 
 class Reports:
@@ -60,7 +60,6 @@ def first(data: Path, storage: Path) -> Reports:
     return a_trial(tiny_config(data, storage))
 
 
-ONE_STAGE = {"method__tasks": ["dr"], "method__synergic_labels": False, "method__multi_task": False}
 TEACHING = ("teacher-dr", "teacher-amd", "cross-labels")
 
 
