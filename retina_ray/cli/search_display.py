@@ -1,6 +1,5 @@
 """How the command line shows a search while it runs: a table on a terminal, a line per event elsewhere."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -36,11 +35,9 @@ class SearchDisplay:
         self._live = live
         self._out = error_console()
         self._records: dict[int, TrialRecord] = {}
-        self._start: float | None = None
 
     def __call__(self, record: "TrialRecord") -> None:
         """Show a trial's latest event."""
-        self._start = self._start or time.monotonic()
         self._records[record.number] = record
         if self._live is None:
             self._out.print(self._line(record), markup=False, soft_wrap=True)
@@ -61,11 +58,8 @@ class SearchDisplay:
 
     def _table(self) -> Table:
         running = [record for record in self._records.values() if record.state == "running"]
-        over = sorted(
-            (record for record in self._records.values() if record.state != "running"),
-            key=lambda record: -(record.ended or 0),
-        )
-        table = Table(title=f"{self._done()} of {self._trials} trials  {self._left()}", title_justify="left")
+        over = sorted(self._over(), key=lambda record: -(record.ended or 0))
+        table = Table(title=f"{len(over)} of {self._trials} trials  {self._left()}", title_justify="left")
         for heading in ("trial", "parameters", "epoch", *self._metrics, "state"):
             table.add_column(heading, overflow="fold", justify="left" if heading == "parameters" else "right")
         for record in (*running, *over)[:SHOWN]:
@@ -75,18 +69,19 @@ class SearchDisplay:
             table.add_row(str(record.number), parameters(record), epoch, *values, state)
         return table
 
-    def _done(self) -> int:
-        return sum(record.state != "running" for record in self._records.values())
+    def _over(self) -> "list[TrialRecord]":
+        return [record for record in self._records.values() if record.state != "running"]
 
     def _left(self) -> str:
-        """Return how long the rest takes at the pace so far."""
-        done = self._done()
-        missing = self._trials - done
+        """Return how long the rest takes if a trial takes as long as those before, and as many run as now."""
+        over = self._over()
+        missing = self._trials - len(over)
         if not missing:
             return "done"
-        if not done or self._start is None:
+        took = [record.reports[-1].seconds for record in over if record.reports]
+        if not took:
             return ""
-        seconds = (time.monotonic() - self._start) / done * missing
+        seconds = sum(took) / len(took) * missing / max(1, len(self._records) - len(over))
         return f"about {timedelta(seconds=round(seconds))} left"
 
 

@@ -91,7 +91,7 @@ def run_search(
         options: what is searched for, and how.
         resume: continue a search of the same name.
         listener: receives progress records of the stages that all trials share, each with ``stage`` and ``kind``.
-        on_trial: is told of each event of a trial.
+        on_trial: is told of each event of a trial, after a resume first of the trials that ended before.
 
     Raises:
         RetinaRayError: the space, the configuration or the cluster will not do.
@@ -128,6 +128,9 @@ def run_search(
             on_trial(record)
 
         journal = Journal(folder.store, listener=heard)
+        for record in journal.trials.values():
+            if record.state != "running":
+                on_trial(record)
         study = SearchStudy(space, goals, config=plain, points=points, seed=run.config.seed, parallel=concurrent > 1)
         budget = options.cv or _final_epochs(run)
         live = LiveSearch(journal, study, goals, halving=Halving(budget) if halves else None, trials=options.trials)

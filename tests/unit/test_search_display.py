@@ -1,7 +1,6 @@
 """What the command line shows of a search: lines where there is no terminal, a table where there is one."""
 
 import io
-import re
 from dataclasses import replace
 
 import pytest
@@ -30,7 +29,7 @@ def test_each_event_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "trial   3  temperature=4.25  ratio.dr=1  layers=2"
     assert lines[1] == "trial   3  epoch 2  kappa 0.512  ece   running"
-    assert re.fullmatch(r"trial   3  epoch 2  kappa 0\.512  ece   stopped  about 0:00:\d\d left", lines[2])
+    assert lines[2] == "trial   3  epoch 2  kappa 0.512  ece   stopped  about 0:00:09 left"
     assert lines[3] == "trial   3  failed: loss term 'dr' is not finite"
 
 
@@ -46,6 +45,13 @@ def test_the_table_shows_running_trials_first_and_how_many_are_done() -> None:
     assert "running" in shown
     assert "stopped" in shown
     assert "0.512" in shown
+
+
+def test_the_time_left_is_shared_by_the_trials_that_run(capsys: pytest.CaptureFixture[str]) -> None:
+    display = SearchDisplay(5, ["kappa"], None)
+    for record in (ENDED, replace(REPORTED, number=4), replace(REPORTED, number=5), replace(ENDED, number=6)):
+        display(record)
+    assert capsys.readouterr().err.splitlines()[-1].endswith("about 0:00:04 left")  # 3 trials of 3 s, two by two
 
 
 def test_when_all_is_done_nothing_is_left(capsys: pytest.CaptureFixture[str]) -> None:
