@@ -3,7 +3,7 @@
 Run with ``python -m benchmarks.search_epochs WORK``. Draws two diseases, trains 64 random configurations of the space
 ``sall`` to the full budget once and keeps their curves. Then, for each of 100 seeds: the goal is the best of 32 of the
 64 at full budget; the search (TPE and successive halving, as `retina-ray tune` does it) runs over the stored curves,
-a suggestion being answered by the nearest stored configuration; counted are its epochs until a trial reaches the goal.
+a suggestion being answered by the nearest stored configuration; counted are its epochs until a trial ends at the goal.
 At last the search runs live once, on Ray. Resumes where it stopped; about half an hour on two cores. Writes
 ``benchmarks/results/search-epochs.json`` and ``.md``.
 """
@@ -119,7 +119,10 @@ class Nearest:
 def epochs_to_reach(
     target: float, nearest: Nearest, space: SearchSpace, goal: Goal, config: RunConfig, seed: int
 ) -> int | None:
-    """Return the epochs that a search over stored curves needs; None where `LIMIT` trials do not reach the target."""
+    """Return the epochs of a search over stored curves until a trial ends at or above the target, or None.
+
+    None is of a search that does not in `LIMIT` trials. What a trial only passes through on its way does not count.
+    """
     plain = config.model_dump(mode="json")
     points = space.first(plain)
     study = SearchStudy(space, (goal,), config=plain, points=points, seed=seed, parallel=False)
@@ -133,13 +136,13 @@ def epochs_to_reach(
             stopped = False
             for epoch, value in enumerate(values, start=1):
                 spent += 1
-                if value >= target:
-                    return spent
                 found = {"figures": {goal.metric: value}, "stages": {}, "seconds": 0.0}
                 stopped = search.report(number, {"epoch": float(epoch), **found})
                 if stopped:
                     break
             search.end(number, "stopped" if stopped else "complete")
+            if value >= target:
+                return spent
     return None
 
 
@@ -157,12 +160,10 @@ def replay(curves: Sequence[Curve], space: SearchSpace, goal: Goal, config: RunC
 
 
 def live_epochs(records: Sequence[TrialRecord], target: float, metric: str) -> int | None:
-    """Return the epochs of a search until a trial reached the target, in the order of its events."""
-    reports = sorted((report for record in records for report in record.reports), key=lambda report: report.event)
-    for spent, report in enumerate(reports, start=1):
-        if (report.figures[metric] or 0.0) >= target:
-            return spent
-    return None
+    """Return the epochs that a search had trained when a trial ended at or above the target, or None."""
+    events = [report.event for record in records for report in record.reports]
+    reached = [record.reports[-1].event for record in records if (record.value(metric) or 0.0) >= target]
+    return sum(event <= min(reached) for event in events) if reached else None
 
 
 def main() -> None:
