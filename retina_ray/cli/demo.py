@@ -38,6 +38,7 @@ def demo(
     )
     from retina_ray.data.synthetic import write_synthetic
     from retina_ray.orchestration.publish import train_and_publish
+    from retina_ray.orchestration.ray_settings import connected
     from retina_ray.orchestration.run_report import report_run
     from retina_ray.orchestration.search_folder import SearchFolder
     from retina_ray.orchestration.search_report import report_search
@@ -56,12 +57,13 @@ def demo(
                 progress=progress,
             )
     error_console().print(f"data set in {data}", markup=False)
-    with stage_display() as display:
-        published = train_and_publish(config, resume=True, listener=display)
+    with connected(config.runtime):  # once for all of it
+        with stage_display() as display:
+            published = train_and_publish(config, resume=True, listener=display)
+        search, winner = search_and_publish(
+            override(config, {"name": "demo-search"}), SearchOptions("sall_brief", trials), resume=True
+        )
     report = report_run(published.result.folder)
-    search, winner = search_and_publish(
-        override(config, {"name": "demo-search"}), SearchOptions("sall_brief", trials), resume=True
-    )
     search_report = report_search(SearchFolder.open(search))
     photograph = out / "photograph.jpg"
     truth = _draw_photograph(photograph, task=config.method.tasks[0], seed=config.seed + 1)

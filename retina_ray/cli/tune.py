@@ -104,6 +104,7 @@ def tune(
 
 def search_and_publish(config: RunConfig, options: "SearchOptions", *, resume: bool) -> "tuple[str, Winner]":
     """Run a search and its winner with their progress on standard error; return the search's folder and the winner."""
+    from retina_ray.orchestration.ray_settings import connected
     from retina_ray.orchestration.tune_driver import run_search
     from retina_ray.orchestration.tune_winner import publish_winner
     from retina_ray.search.goals import goals_of
@@ -113,10 +114,11 @@ def search_and_publish(config: RunConfig, options: "SearchOptions", *, resume: b
     if len(goals) > 1 and options.scheduler == "asha":
         note = "several metrics make a Pareto search, in which no trial is stopped early (--scheduler none)"
         error_console().print(note, style="yellow", markup=False)
-    with search_display(options.trials, goals) as trials, stage_display() as stages:
-        search = run_search(config, options, resume=resume, listener=stages, on_trial=trials)
-    with stage_display() as stages:
-        winner = publish_winner(search, stages)
+    with connected(config.runtime):  # once for both
+        with search_display(options.trials, goals) as trials, stage_display() as stages:
+            search = run_search(config, options, resume=resume, listener=stages, on_trial=trials)
+        with stage_display() as stages:
+            winner = publish_winner(search, stages)
     return search.folder.store.uri, winner
 
 

@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from retina_ray.cli.main import run
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = "train.epochs=1 data.image_size=32 evaluate.bootstrap=20 method.backbone=shufflenet_v2_x0_5"
@@ -44,22 +47,34 @@ def printed(desk: Path, settings: list[str]) -> str:
     return retina_ray(desk, "demo", "--images-per-task", "40", "--trials", "2", *settings)
 
 
-def read(folder: Path, *arguments: str) -> Any:
-    return json.loads(retina_ray(folder, *arguments, "--json"))
+Read = Callable[..., Any]
+
+
+@pytest.fixture
+def read(ray_cluster: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Read:
+    """Run a command in a folder, in this process; return what it prints for programs."""
+
+    def run_and_read(folder: Path, *arguments: str) -> Any:
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        assert run([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run_and_read
 
 
 @pytest.mark.timeout(900)
 def test_the_demo_ends_with_a_table_a_report_a_bundle_and_a_graded_photograph(desk: Path, printed: str) -> None:
     for word in ("single task", "sall", "accuracy", "confidence", "error", "dr", "amd", "drawn as 4", "took"):
         assert word in printed, word
-    run = desk / "demo/runs/demo"
-    assert str(run / "report.html") in printed
-    assert "<html" in (run / "report.html").read_text(encoding="utf-8")
-    assert (run / "bundle/model.safetensors").is_file()
-    described = json.loads((run / "run.json").read_text())
+    folder = desk / "demo/runs/demo"
+    assert str(folder / "report.html") in printed
+    assert "<html" in (folder / "report.html").read_text(encoding="utf-8")
+    assert (folder / "bundle/model.safetensors").is_file()
+    described = json.loads((folder / "run.json").read_text())
     assert described["finished"]
     assert {stage["workers"] for stage in described["stages"].values()} == {2}
-    stages = {json.loads(line)["stage"] for line in (run / "history.jsonl").read_text().splitlines()}
+    stages = {json.loads(line)["stage"] for line in (folder / "history.jsonl").read_text().splitlines()}
     assert stages == {"teacher-dr", "teacher-amd", "student-dr-amd"}
     search = desk / "demo/runs/demo-search"
     assert str(search / "report.html") in printed
@@ -70,7 +85,7 @@ def test_the_demo_ends_with_a_table_a_report_a_bundle_and_a_graded_photograph(de
 
 
 @pytest.mark.timeout(900)
-def test_a_demo_that_is_run_again_trains_nothing(desk: Path, printed: str, settings: list[str]) -> None:
+def test_a_demo_that_is_run_again_trains_nothing(desk: Path, printed: str, settings: list[str], read: Read) -> None:
     before = {file: file.stat().st_mtime_ns for file in desk.glob("demo/runs/artifacts/*/*.safetensors")}
     again = read(desk, "demo", "--images-per-task", "40", "--trials", "2", *settings)
     assert len(before) == 5, "two teachers, their labels, the student of the run, and that of the second trial"
@@ -84,15 +99,17 @@ def test_a_demo_that_is_run_again_trains_nothing(desk: Path, printed: str, setti
 
 
 @pytest.mark.timeout(900)
-def test_a_run_is_resumed_from_another_folder_and_read_by_programs(desk: Path, printed: str, tmp_path: Path) -> None:
-    run = str(desk / "demo/runs/demo")
-    resumed = read(tmp_path, "train", "--config", f"{run}/config.yaml", "--resume")
-    evaluated = read(tmp_path, "evaluate", run)
+def test_a_run_is_resumed_from_another_folder_and_read_by_programs(
+    desk: Path, printed: str, tmp_path: Path, read: Read
+) -> None:
+    first = str(desk / "demo/runs/demo")
+    resumed = read(tmp_path, "train", "--config", f"{first}/config.yaml", "--resume")
+    evaluated = read(tmp_path, "evaluate", first)
     reached = {(row["model"], row["task"]): row["accuracy"] for row in resumed["metrics"]}
     assert reached == {(row["model"], row["task"]): row["accuracy"] for row in evaluated}
     newest, model = read(tmp_path, "models", "list", "--storage", str(desk / "demo/runs"))
     assert model["version"] == resumed["model_version"] == 1
     assert "candidate" in newest["aliases"]
-    answer = read(tmp_path, "predict", f"{run}/bundle", str(desk / "demo/photograph.jpg"))
+    answer = read(tmp_path, "predict", f"{first}/bundle", str(desk / "demo/photograph.jpg"))
     (graded,) = answer.values()
     assert graded["tasks"].keys() == {"dr", "amd"}

@@ -47,6 +47,7 @@ def test_in_this_process_the_result_is_that_of_a_disk(bucket: str, data: str, tm
     }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_the_command_line_on_ray(bucket: str, data: str, tmp_path: Path) -> None:
     config = tiny_config(

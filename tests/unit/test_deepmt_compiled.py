@@ -16,6 +16,7 @@ from tests.deepmt_compiled import CASES
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)  # each net is traced several times
 def test_compiled_parts_compute_the_same_in_every_stage_and_with_every_map() -> None:
     command = [sys.executable, "-m", "tests.deepmt_compiled"]
