@@ -7,10 +7,11 @@ from typing import Any
 import optuna
 
 from retina_ray.config import RunConfig, override
+from retina_ray.errors import ResourceError
 from retina_ray.methods import catalogue
 from retina_ray.methods.base import Stage
 from retina_ray.orchestration.preparation import PlannedRun
-from retina_ray.orchestration.resources import share_out
+from retina_ray.orchestration.resources import local_resources, share_out
 from retina_ray.orchestration.stages import StageRunner
 from retina_ray.search.space import SearchSpace
 
@@ -62,9 +63,12 @@ def train_shared(
     """Train the shared stages with all that the cluster has.
 
     Raises:
-        RetinaRayError: as raised by a stage.
+        RetinaRayError: as raised by a stage, or they cannot train where the search runs.
     """
     resources = share_out(run.config.runtime, cluster)
+    if resources.workers == 0 and resources.use_gpu and not local_resources()["GPU"]:
+        fix = "set runtime.workers=1, so that the stages that trials share train on a worker of the cluster"
+        raise ResourceError("no GPU on the machine that runs the search", "runtime.workers=0", fix)
     keys = run.keys(use_gpu=resources.use_gpu)
     runner = StageRunner(run.config, run.plan, keys, listener, resources=resources, cluster=cluster)
     runner.run(shared_stages(run, drawn, use_gpu=resources.use_gpu))

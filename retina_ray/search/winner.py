@@ -20,7 +20,7 @@ def best_trial(records: Sequence[TrialRecord], goals: Sequence[Goal]) -> TrialRe
     front = pareto_front(records, goals)
     if not front:
         failed = [record for record in records if record.reason]
-        why = f"trial {failed[0].number}: {failed[0].reason}" if failed else f"{len(records)} trials, none reported"
+        why = f"trial {failed[0].number}: {failed[0].reason}" if failed else f"of {len(records)} none reported"
         fix = "mend that, or widen --time-budget or --trials, and continue with --resume"
         raise ConfigError("no trial of the search has a result", why, fix)
     goal = goals[0]

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,22 @@ def test_trials_train_on_workers_of_their_own_and_are_stopped_with_them(data: Pa
     assert (first.stages, third.stages) == ({"student-dr": "trained"}, {"student-dr": "reused"})
     assert first.reports[-1].figures == third.reports[-1].figures
     assert all_free()
+
+
+def test_a_search_out_of_time_ends_and_can_go_on(data: Path, tmp_path: Path) -> None:
+    config = a_config(data, tmp_path, train__epochs=1, **ONE_STAGE)
+    late = SearchOptions("sall", trials=3, concurrent=1, time_budget_s=0.1)  # less than a process takes to start
+    before = run_search(config, late)
+    assert len(before.trials) < 3
+    assert {record.state for record in before.trials} <= {"running"}
+    assert all_free()
+    with pytest.raises(ConfigError, match="no trial of the search has a result"):
+        best_trial(before.trials, before.goals)
+    after = run_search(config, replace(late, time_budget_s=None), resume=True)
+    assert [record.state for record in after.trials] == ["complete"] * 3
+    assert [record.params for record in before.trials] == [record.params for record in after.trials][
+        : len(before.trials)
+    ]
 
 
 def test_what_one_trial_needs_is_missed_at_once(data: Path, tmp_path: Path) -> None:

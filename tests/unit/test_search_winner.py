@@ -54,7 +54,7 @@ def test_without_a_value_the_error_says_why() -> None:
     lost.reason = "too many images"
     with pytest.raises(ConfigError, match="trial 1: too many images"):
         best_trial([trial(0, state="running"), lost], [ACCURACY])
-    with pytest.raises(ConfigError, match="0 trials, none reported"):
+    with pytest.raises(ConfigError, match="of 0 none reported"):
         best_trial([], [ACCURACY])
 
 

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from retina_ray.config import RunConfig
 from retina_ray.data.shards import ShardedDataset
+from retina_ray.errors import ResourceError
 from retina_ray.metrics.json_text import json_text
 from retina_ray.orchestration.preparation import plan_run
 from retina_ray.orchestration.publish import train_and_publish
-from retina_ray.orchestration.shared_stages import draw, shared_stages
+from retina_ray.orchestration.shared_stages import draw, shared_stages, train_shared
 from retina_ray.orchestration.tune_trial import fold_config, train_trial
 from retina_ray.search.space import load_space
 from retina_ray.training.stage import select_rows
@@ -172,3 +174,12 @@ def test_only_what_no_suggestion_changes_is_shared(data: Path, storage: Path) ->
     assert [stage.name for stage in shared_stages(run, drawn, use_gpu=False)] == list(TEACHING)
     drawn[3]["method.backbone"] = "resnet18"
     assert shared_stages(run, drawn, use_gpu=False) == []
+
+
+def test_shared_stages_are_not_put_on_a_gpu_of_another_machine(
+    data: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    run = plan_run(tiny_config(data, storage, runtime__use_gpu="auto"))
+    with pytest.raises(ResourceError, match="no GPU on the machine that runs the search"):
+        train_shared(run, [], lambda record: None, cluster={"CPU": 4.0, "GPU": 1.0})
