@@ -35,7 +35,7 @@ os.environ.update(
     AWS_EC2_METADATA_DISABLED="true",
     MLFLOW_TRACKING_URI=f"sqlite:///{SESSION_DIR}/mlflow.db",
     MPLBACKEND="Agg",
-    OMP_NUM_THREADS="2",  # of torch here and in every process that a test starts
+    OMP_NUM_THREADS="1",  # here and in every process that a test starts: the nets are too small to share
     RAY_AUTH_MODE="disabled",
     RAY_TMPDIR=SESSION_DIR,
     RAY_USAGE_STATS_ENABLED="0",
