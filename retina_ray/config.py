@@ -103,8 +103,17 @@ class TrainConfig(Section):
     """Keep images and weights with the channels innermost in memory, which convolutions prefer."""
     compile: bool = False
     """torch.compile the network, or those of its parts that it can take."""
+    recompute: bool = False
+    """Compute activations once more in the backward pass instead of keeping them, in the same parts: for networks that
+    do not fit the memory otherwise, for about a third more time."""
     deterministic: bool = True
     """Use deterministic kernels only."""
+
+    @model_validator(mode="after")
+    def _compiled_or_recomputed(self) -> "TrainConfig":
+        if self.compile and self.recompute:
+            raise ValueError("compile decides by itself what to compute again; set compile=false or recompute=false")
+        return self
 
 
 class EvaluateConfig(Section):

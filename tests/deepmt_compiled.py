@@ -28,7 +28,7 @@ def compare(stage: str, changes: dict[str, object]) -> None:
     """Check terms, gradients and running statistics of a step and, where all nets are compiled, an evaluation."""
     method = method_of(stage, {**SMALL, **changes})
     network, compiled = built(method), built(method)
-    for part in method.compilable(compiled):
+    for part in method.differentiated_once(compiled):
         part.compile(backend="aot_eager")  # the default one's first half, which is where a second derivative fails
     batch = a_batch(fixed=True)
     ours, plain = (step(method, each, batch) for each in (compiled, network))
@@ -41,7 +41,7 @@ def compare(stage: str, changes: dict[str, object]) -> None:
         if found.grad is not None and expected.grad is not None:
             scale = expected.grad.abs().max() + 1e-6
             torch.testing.assert_close(found.grad / scale, expected.grad / scale, rtol=0, atol=2e-3)
-    if len(method.compilable(compiled)) < 3:
+    if len(method.differentiated_once(compiled)) < 3:
         return
     with torch.inference_mode():
         ours, plain = (method.evaluate(each.eval(), batch, final=True).probabilities for each in (compiled, network))

@@ -142,10 +142,10 @@ class Method(Protocol):
     def parameter_groups(self, network: nn.Module) -> list[ParameterGroup]:
         """Return the parameters to train, in groups of one rate each."""
 
-    def compilable(self, network: nn.Module) -> list[nn.Module]:
-        """Return the parts of the network, or itself, that torch.compile can take.
+    def differentiated_once(self, network: nn.Module) -> list[nn.Module]:
+        """Return the parts of the network, or itself, that a training step differentiates only once.
 
-        What a step differentiates twice stays outside.
+        These can be compiled, or have their activations computed again in the backward pass.
         """
 
     def training_rows(self, selection: Selection) -> np.ndarray:

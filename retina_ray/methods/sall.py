@@ -141,7 +141,7 @@ class SallGrader:
         """Return all of them in one group."""
         return [ParameterGroup(list(network.parameters()))]
 
-    def compilable(self, network: nn.Module) -> list[nn.Module]:
+    def differentiated_once(self, network: nn.Module) -> list[nn.Module]:
         """Return the network."""
         return [network]
 

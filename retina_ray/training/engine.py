@@ -14,6 +14,7 @@ from retina_ray.errors import ConfigError
 from retina_ray.methods.base import Method
 from retina_ray.training.guard import FiniteGuard
 from retina_ray.training.optim import build_optimizer
+from retina_ray.training.recompute import recompute_activations
 from retina_ray.training.world import World
 
 
@@ -62,7 +63,7 @@ def build_engine(
     Args:
         method: of the stage.
         optim: the optimiser and its rate.
-        train: precision, batch statistics, compilation.
+        train: precision, batch statistics, compilation, recomputation.
         seed: of the initial weights.
         world: this rank.
         weights: state dicts that earlier stages left; what the network has under the same names is replaced.
@@ -88,8 +89,11 @@ def build_engine(
             raise ConfigError("synchronised batch statistics need GPUs", "train.batch_norm = sync", "set it to local")
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # no stubs
     if train.compile:
-        for part in method.compilable(network):
+        for part in method.differentiated_once(network):
             part.compile()  # in place: names in the state dict stay
+    if train.recompute:
+        for part in method.differentiated_once(network):
+            recompute_activations(part)
     return Engine(
         network=network,
         model=world.wrap(network),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from retina_ray.models.batch_statistics import unrecorded
+from retina_ray.models.batch_statistics import repeated, unrecorded
 
 
 def test_a_pass_normalises_as_ever_and_records_nothing() -> None:
@@ -29,3 +29,18 @@ def test_a_pass_that_fails_leaves_the_layers_as_they_were() -> None:
         layer(torch.randn(4, 2, 5, 5))
     assert layer.track_running_stats
     assert not without.track_running_stats
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_repeated_pass_counts_once_and_saves_the_same(momentum: float | None) -> None:
+    layer, images = nn.BatchNorm2d(3, momentum=momentum), torch.randn(4, 3, 5, 5) + 2
+    first = layer(images)
+    before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    with repeated(nn.Sequential(layer)):
+        torch.testing.assert_close(layer(images), first, rtol=0, atol=0)
+    assert {name: buffer.tolist() for name, buffer in layer.named_buffers()} == {
+        name: buffer.tolist() for name, buffer in before.items()
+    }
+    assert layer.momentum == momentum
+    layer(images)
+    assert int(layer.num_batches_tracked) == 2

@@ -127,8 +127,8 @@ class DeepMT:
                 groups.append(ParameterGroup(members, rate / max(rates.values()), change, epoch))
         return groups
 
-    def compilable(self, network: nn.Module) -> list[nn.Module]:
-        """Return the nets, without the grading net where its maps are made: a compiled graph has one derivative."""
+    def differentiated_once(self, network: nn.Module) -> list[nn.Module]:
+        """Return the nets, without the grading net where its maps are made: those are derivatives themselves."""
         assert isinstance(network, StageNetwork)
         nets = network.nets
         grader = nets.grader if network.evidence is None else None
