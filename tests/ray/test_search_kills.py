@@ -1,4 +1,4 @@
-"""A search whose driver or trial is killed, again and again, ends as one that was not.
+"""A search whose driver, trial or worker is killed, again and again, ends as one that was not.
 
 Each life of a search is a process of its own with a Ray of its own; what it leaves on disk is all the next one knows.
 """
@@ -23,7 +23,10 @@ from tests.killing import MARK, family, ray_folders_of, remove, send
 TRIALS = 4
 LIFE_TIMEOUT_S = 600
 
-Target = Literal["driver", "trial"]
+Target = Literal["driver", "trial", "worker"]
+
+TITLES = {"trial": b"ray::ImplicitFunc", "worker": b"ray::RayTrainWorker"}
+"""How Ray names the processes in which trials run, and the workers of those that have some."""
 
 
 def search_life(config: dict[str, Any], trials: int, mark: str) -> None:
@@ -41,7 +44,7 @@ class Kill:
     """A point at which something is killed.
 
     Attributes:
-        target: the driver alone, whose Ray must then end by itself, or the process of the running trial.
+        target: the driver alone, whose Ray must then end by itself, the process of the running trial, or its workers.
         after: number of events that the search has had in this life.
         delay_s: seconds after that.
     """
@@ -55,12 +58,12 @@ def journal(config: RunConfig) -> list[TrialRecord]:
     return read_trials(Store(f"{config.runtime.storage}/{config.name}"))
 
 
-def trial_processes(mark: str) -> set[int]:
-    """Return the processes in which Ray runs trials."""
+def processes_of(target: Target, mark: str) -> set[int]:
+    """Return the processes in which Ray runs trials or their workers."""
     found = set()
     for process in family(mark):
         with suppress(OSError):
-            if Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::ImplicitFunc"):
+            if Path(f"/proc/{process}/cmdline").read_bytes().startswith(TITLES[target]):
                 found.add(process)
     return found
 
@@ -81,7 +84,7 @@ def live(config: RunConfig, kill: Kill | None, *, trials: int = TRIALS) -> bool:
             continue
         process.join(kill.delay_s)
         folders = {folder for member in family(mark) for folder in ray_folders_of(member)}
-        targets = {process.pid} if kill.target == "driver" else trial_processes(mark)
+        targets = {process.pid} if kill.target == "driver" else processes_of(kill.target, mark)
         send(targets, signal.SIGKILL)
         killed = bool(targets)
     assert time.monotonic() < deadline, "the search neither ended nor reached the point"
@@ -116,10 +119,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def a_config(data: Path, storage: Path) -> RunConfig:
+def a_config(data: Path, storage: Path, **changes: Any) -> RunConfig:
     return tiny_config(
         data,
         storage,
+        **changes,
         name="search",
         train__epochs=3,
         runtime__cpus_per_worker=1,
@@ -144,6 +148,14 @@ def test_a_killed_driver_and_a_killed_trial_lose_nothing(whole: list[Any], data:
     assert live(config, Kill("trial", after=2))
     assert outcome(config) == whole
     assert len(whole) == TRIALS
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_killed_worker_is_replaced_within_its_trial(whole: list[Any], data: Path, tmp_path: Path) -> None:
+    config = a_config(data, tmp_path, runtime__workers=1)
+    assert live(config, Kill("worker", after=2), trials=2)
+    assert outcome(config) == whole[:2]
 
 
 @pytest.mark.long
