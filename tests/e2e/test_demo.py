@@ -1,4 +1,7 @@
-"""`retina-ray demo` as a newcomer runs it, in a folder of its own, and what can be done with its result."""
+"""`retina-ray demo` in a folder of its own, and what can be done with its result.
+
+Training in one process; among the long tests on two Ray workers as well, as a newcomer runs it.
+"""
 
 import json
 import os
@@ -31,19 +34,26 @@ def retina_ray(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("desk")
+@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.long)], ids=["here", "on Ray"])
+def workers(request: pytest.FixtureRequest) -> int:
+    """Number of Ray workers; 0 is one process, the trial's own in the search."""
+    return int(request.param)
 
 
 @pytest.fixture(scope="module")
-def settings() -> list[str]:
-    return [part for setting in QUICK.split() for part in ("--set", setting)]
+def desk(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp(f"desk-{workers}")
+
+
+@pytest.fixture(scope="module")
+def settings(workers: int) -> list[str]:
+    values = QUICK.split() if workers == 2 else [*QUICK.split(), f"runtime.workers={workers}"]
+    return [part for value in values for part in ("--set", value)]
 
 
 @pytest.fixture(scope="module")
 def printed(desk: Path, settings: list[str]) -> str:
-    """What the demo prints, on two Ray workers."""
+    """What the demo prints."""
     return retina_ray(desk, "demo", "--images-per-task", "40", "--trials", "2", *settings)
 
 
@@ -64,7 +74,9 @@ def read(ray_cluster: None, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 
 @pytest.mark.timeout(900)
-def test_the_demo_ends_with_a_table_a_report_a_bundle_and_a_graded_photograph(desk: Path, printed: str) -> None:
+def test_the_demo_ends_with_a_table_a_report_a_bundle_and_a_graded_photograph(
+    desk: Path, printed: str, workers: int
+) -> None:
     for word in ("single task", "sall", "accuracy", "confidence", "error", "dr", "amd", "drawn as 4", "took"):
         assert word in printed, word
     folder = desk / "demo/runs/demo"
@@ -73,7 +85,7 @@ def test_the_demo_ends_with_a_table_a_report_a_bundle_and_a_graded_photograph(de
     assert (folder / "bundle/model.safetensors").is_file()
     described = json.loads((folder / "run.json").read_text())
     assert described["finished"]
-    assert {stage["workers"] for stage in described["stages"].values()} == {2}
+    assert {stage["workers"] for stage in described["stages"].values()} == {max(1, workers)}
     stages = {json.loads(line)["stage"] for line in (folder / "history.jsonl").read_text().splitlines()}
     assert stages == {"teacher-dr", "teacher-amd", "student-dr-amd"}
     search = desk / "demo/runs/demo-search"

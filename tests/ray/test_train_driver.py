@@ -92,6 +92,7 @@ def test_progress_reaches_the_listener_in_order(first: tuple[RunResult, Records]
     assert kinds.index(("student-dr-amd", "started")) > kinds.index(("cross-labels", "finished"))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_another_temperature_trains_the_student_alone(
     first: tuple[RunResult, Records], data: Path, storage: Path
