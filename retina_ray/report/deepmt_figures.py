@@ -103,7 +103,8 @@ def lesions(panels: Sequence[LesionPanel]) -> Figure:
             cells[3].set_title("no evidence map", fontsize=9)
         else:
             cells[3].imshow(panel.evidence, cmap="inferno", vmin=0.0, vmax=1.0, alpha=0.65 * panel.evidence**0.5)
-            cells[3].set_title("evidence for the grade", fontsize=9)
+            title = "evidence for the grade" if panel.evidence.any() else "nothing raises the chance of disease"
+            cells[3].set_title(title, fontsize=9)
     handles = [Patch(color=colour, label=name) for name, colour in LESION_COLOURS.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=9)
     return figure

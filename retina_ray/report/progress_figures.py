@@ -21,8 +21,19 @@ PHASES = ("first_batch", "data_wait", "compute", "checkpoint", "validation", "re
 
 _PHASE_COLOURS = ("#AA4499", "#D55E00", "#0072B2", "#8C6D00", "#009E73", "#56B4E9", "#8a96a3")
 _PANELS_PER_ROW = 3
+_LEGEND = {"fontsize": 7, "handlelength": 1.8, "columnspacing": 0.8}
+_LOSS = "loss"
 _SCORE = "validation score (0 to 1)"
-_QUANTITIES = {"validation_ap_": "validation average precision", "validation_auc_": "validation ROC area"}
+_QUANTITIES = {
+    "validation_accuracy": "validation accuracy",
+    "validation_kappa_quadratic": "validation kappa, quadratic",
+    "validation_kappa": "validation kappa",
+    "validation_auroc": "validation AUROC",
+    "validation_ece": "validation calibration error",
+    "validation_ap_": "validation average precision",
+    "validation_auc_": "validation ROC area",
+}
+"""Panels by the beginning of their keys, longer ones first: colours tell tasks or lesions apart."""
 _TABLES_ONLY = ("validation_image_ap_", "validation_image_auc_", "validation_chance_")
 
 
@@ -42,7 +53,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     if not groups:
         raise ValueError("no epoch record with a number to draw")
     rows = -(-len(groups) // _PANELS_PER_ROW)
-    figure = new_figure(3.3 * rows)
+    figure = new_figure(3.6 * rows)
     grid = figure.subplots(rows, min(len(groups), _PANELS_PER_ROW), squeeze=False)
     for axes in grid.flat[len(groups) :]:
         axes.set_visible(False)
@@ -55,7 +66,8 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
             axes.axvline(best, color=INK, linestyle=":", linewidth=1.2, label="best epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if keys != ["lr"]:
-            axes.legend(frameon=False, fontsize=8, handlelength=2.6)
+            columns = 2 if label == _LOSS else 3
+            axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, frameon=False, **_LEGEND)
         axes.set(xlabel="epoch", ylabel=plain(label))
     return figure
 
@@ -77,7 +89,7 @@ def _groups(epochs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     # The criterion adds up the validation losses: beside them it would only flatten their curves.
     rest = [key for key in keys if key not in losses and key != "validation_criterion"]
     scores = [key for key in rest if np.nan_to_num(np.abs(_values(epochs, key))).max() <= 1.0]
-    groups = {"loss": losses}
+    groups = {_LOSS: losses}
     for key in scores:
         quantity = next((label for prefix, label in _QUANTITIES.items() if key.startswith(prefix)), _SCORE)
         groups.setdefault(quantity, []).append(key)
@@ -95,6 +107,7 @@ def _values(epochs: Sequence[Mapping[str, Any]], key: str) -> Floats:
 def _curves(axes: Axes, epochs: Sequence[Mapping[str, Any]], keys: Sequence[str], position: Floats) -> None:
     tidy(axes)
     subjects = list(dict.fromkeys(_subject(key) for key in keys))
+    is_loss = any("loss" in key or key.startswith("train_") for key in keys)
     for key in keys:
         subject = _subject(key)
         axes.plot(
@@ -105,9 +118,10 @@ def _curves(axes: Axes, epochs: Sequence[Mapping[str, Any]], keys: Sequence[str]
             linestyle="--" if key.startswith("validation_") and any(k.startswith("train_") for k in keys) else "-",
             marker="o" if len(epochs) == 1 else None,
             linewidth=1.8,
-            label=plain(key.replace("_", " ")),
+            # What a panel shows stands beside its axis; losses are of several kinds.
+            label=plain((key if is_loss else subject or key).replace("_", " ")),
         )
-    if any("loss" in key or key.startswith("train_") for key in keys):
+    if is_loss:
         axes.set_yscale(scale_for(np.concatenate([_values(epochs, key) for key in keys])))
     if keys == ["lr"]:
         axes.set_ylim(bottom=0.0)
@@ -117,7 +131,18 @@ def _curves(axes: Axes, epochs: Sequence[Mapping[str, Any]], keys: Sequence[str]
 def _subject(key: str) -> str:
     """Return what a key is about, its task or term, without split and quantity: empty for a total."""
     words = key.split("_")[1:]
-    while words and words[0] in ("loss", "criterion", "accuracy", "kappa", "quadratic", "linear", "auroc", "ap", "auc"):
+    while words and words[0] in (
+        "loss",
+        "criterion",
+        "accuracy",
+        "kappa",
+        "quadratic",
+        "linear",
+        "auroc",
+        "ece",
+        "ap",
+        "auc",
+    ):
         words = words[1:]
     return "_".join(words)
 

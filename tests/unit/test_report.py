@@ -276,7 +276,7 @@ def test_curves_tolerate_missing_and_mark_the_best_epoch() -> None:
         ]
     )
     panels = {axes.get_ylabel(): axes for axes in figure.axes if axes.get_visible()}
-    assert list(panels) == ["loss", "validation score (0 to 1)", "validation psnr"]
+    assert list(panels) == ["loss", "validation accuracy", "validation psnr"]
     lines = {line.get_label(): line for line in panels["loss"].lines}
     assert np.array_equal(np.asarray(lines["train loss"].get_ydata()), [2.0, np.nan, 1.0], equal_nan=True)
     assert lines["validation loss"].get_linestyle() == "--"
