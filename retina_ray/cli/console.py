@@ -126,9 +126,10 @@ def _line(record: Record) -> str:
         case "label":
             return f"{record['images']} images without a {record['task']} grade"
         case "epoch":
+            rate = record.get("images_per_second", 0.0)
             return (
                 f"epoch {record['epoch']:.0f}/{record['epochs']}  loss {record['validation_criterion']:.3f}  "
-                f"{_validation(record)}  {record.get('images_per_second', 0):.0f} images/s"
+                f"{_validation(record)}  {rate:.{0 if rate >= 10 else 1}f} images/s"
             )
         case "finished":
             return f"finished in {record['wall_s']:.0f} s"
