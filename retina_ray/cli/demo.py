@@ -57,7 +57,7 @@ def demo(
                 progress=progress,
             )
     error_console().print(f"data set in {data}", markup=False)
-    with connected(config.runtime):  # once for all of it
+    with connected(config.runtime, for_search=True):  # once for all of it
         with stage_display() as display:
             published = train_and_publish(config, resume=True, listener=display)
         search, winner = search_and_publish(

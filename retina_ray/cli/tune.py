@@ -114,7 +114,7 @@ def search_and_publish(config: RunConfig, options: "SearchOptions", *, resume: b
     if len(goals) > 1 and options.scheduler == "asha":
         note = "several metrics make a Pareto search, in which no trial is stopped early (--scheduler none)"
         error_console().print(note, style="yellow", markup=False)
-    with connected(config.runtime):  # once for both
+    with connected(config.runtime, for_search=True):  # once for both
         with search_display(options.trials, goals) as trials, stage_display() as stages:
             search = run_search(config, options, resume=resume, listener=stages, on_trial=trials)
         with stage_display() as stages:

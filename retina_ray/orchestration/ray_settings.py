@@ -56,7 +56,9 @@ OBJECT_STORE_BYTES = 200 * 2**20
 
 
 @contextmanager
-def connected(runtime: RuntimeConfig, extra: Mapping[str, str] | None = None) -> Iterator[None]:
+def connected(
+    runtime: RuntimeConfig, extra: Mapping[str, str] | None = None, *, for_search: bool = False
+) -> Iterator[None]:
     """Connect to the configured cluster, or start a private one, for the length of a block.
 
     A private cluster has a temporary folder of its own, since two clusters that share one can end each other's
@@ -66,6 +68,8 @@ def connected(runtime: RuntimeConfig, extra: Mapping[str, str] | None = None) ->
     Args:
         runtime: names the cluster.
         extra: environment variables to set besides.
+        for_search: whether trials are to be stopped early on it. Ray Train then learns through the dashboard that a
+            trial is gone, and frees what its workers took; without one the next trial would wait for that for ever.
 
     Raises:
         ResourceError: the cluster cannot be reached.
@@ -96,7 +100,7 @@ def connected(runtime: RuntimeConfig, extra: Mapping[str, str] | None = None) ->
             ray.init(
                 address="local",
                 num_cpus=local_cpus(),
-                include_dashboard=False,
+                include_dashboard=for_search and runtime.workers > 0,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=folder,
                 **options,

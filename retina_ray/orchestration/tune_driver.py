@@ -114,7 +114,7 @@ def run_search(
         "fingerprint": run.dataset.manifest.fingerprint,
     }
     with ExitStack() as stack:
-        stack.enter_context(connected(run.config.runtime, SEARCH_ENVIRONMENT))
+        stack.enter_context(connected(run.config.runtime, SEARCH_ENVIRONMENT, for_search=True))
         cluster = ray.cluster_resources()
         share, concurrent = share_among_trials(run.config, options, cluster)
         folder = SearchFolder.claim(run.config, described, resume=resume)

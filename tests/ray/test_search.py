@@ -158,20 +158,6 @@ def test_a_metric_that_nobody_reports_ends_the_search_with_those_there_are(data:
     assert all_free()
 
 
-@pytest.mark.long
-def test_trials_train_on_workers_of_their_own_and_are_stopped_with_them(data: Path, tmp_path: Path) -> None:
-    config = a_config(data, tmp_path, runtime__workers=2, train__epochs=2, **ONE_STAGE)
-    # The second trial is hopeless from its first epoch on; the third is the first once more.
-    points = ({"optim.lr": 1e-9}, {"optim.lr": 0.5}, {"optim.lr": 1e-9})
-    options = SearchOptions(RATES, trials=3, metric="criterion", points=points, concurrent=1)
-    first, second, third = run_search(config, options).trials
-    assert [record.state for record in (first, second, third)] == ["complete", "stopped", "complete"]
-    assert [len(record.reports) for record in (first, second, third)] == [2, 1, 2]
-    assert (first.stages, third.stages) == ({"student-dr": "trained"}, {"student-dr": "reused"})
-    assert first.reports[-1].figures == third.reports[-1].figures
-    assert all_free()
-
-
 def test_a_search_out_of_time_ends_and_can_go_on(data: Path, tmp_path: Path) -> None:
     config = a_config(data, tmp_path, train__epochs=1, **ONE_STAGE)
     late = SearchOptions("sall", trials=3, concurrent=1, time_budget_s=0.1)  # less than a process takes to start
