@@ -56,9 +56,7 @@ OBJECT_STORE_BYTES = 200 * 2**20
 
 
 @contextmanager
-def connected(
-    runtime: RuntimeConfig, extra: Mapping[str, str] | None = None, *, for_search: bool = False
-) -> Iterator[None]:
+def connected(runtime: RuntimeConfig, *, for_search: bool = False) -> Iterator[None]:
     """Connect to the configured cluster, or start a private one, for the length of a block.
 
     A private cluster has a temporary folder of its own, since two clusters that share one can end each other's
@@ -67,19 +65,19 @@ def connected(
 
     Args:
         runtime: names the cluster.
-        extra: environment variables to set besides.
-        for_search: whether trials are to be stopped early on it. Ray Train then learns through the dashboard that a
-            trial is gone, and frees what its workers took; without one the next trial would wait for that for ever.
+        for_search: whether trials run on it. Ray Train then learns through the dashboard that a trial was stopped, and
+            frees what its workers took; without one the next trial would wait for that for ever.
 
     Raises:
         ResourceError: the cluster cannot be reached.
     """
+    searching = SEARCH_ENVIRONMENT if for_search else {}
     if ray.is_initialized():
-        _set(extra or {})
+        _set(searching)
         yield
         return
     private = runtime.address == "local"
-    settings = {**DRIVER_ENVIRONMENT, **(PRIVATE_ENVIRONMENT if private else {}), **(extra or {})}
+    settings = {**DRIVER_ENVIRONMENT, **(PRIVATE_ENVIRONMENT if private else {}), **searching}
     _set(settings)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if not private:

@@ -13,7 +13,7 @@ from retina_ray.data.store import Store
 from retina_ray.orchestration.halving import Halving
 from retina_ray.orchestration.live_search import JournalScheduler, JournalSearcher, LiveSearch
 from retina_ray.orchestration.preparation import PlannedRun, plan_run
-from retina_ray.orchestration.ray_settings import SEARCH_ENVIRONMENT, connected
+from retina_ray.orchestration.ray_settings import connected
 from retina_ray.orchestration.resources import WorkerResources, share_out
 from retina_ray.orchestration.search_folder import SearchFolder, plain_goals
 from retina_ray.orchestration.search_tracking import SearchTracker
@@ -114,7 +114,7 @@ def run_search(
         "fingerprint": run.dataset.manifest.fingerprint,
     }
     with ExitStack() as stack:
-        stack.enter_context(connected(run.config.runtime, SEARCH_ENVIRONMENT, for_search=True))
+        stack.enter_context(connected(run.config.runtime, for_search=True))
         cluster = ray.cluster_resources()
         share, concurrent = share_among_trials(run.config, options, cluster)
         folder = SearchFolder.claim(run.config, described, resume=resume)
