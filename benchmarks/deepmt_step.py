@@ -114,7 +114,7 @@ def contestants(mode: str, batch: Batch, *, on_gpu: bool) -> Runs:
     }
     if on_gpu:
         half, compiled = copy.deepcopy(network), copy.deepcopy(network)
-        for part in method.compilable(compiled):
+        for part in method.differentiated_once(compiled):
             part.compile()
         runs["ours, bf16"] = partial(step, ours, method, half, batch, bf16=True)
         runs["ours, bf16, compiled"] = partial(step, ours, method, compiled, batch, bf16=True)
