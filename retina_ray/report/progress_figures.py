@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from retina_ray.report.figures import COLOURS, INK, new_figure, plain, scale_for, tidy
+from retina_ray.report.quantities import quantity, split_metric
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,16 +25,6 @@ _PANELS_PER_ROW = 3
 _LEGEND = {"fontsize": 7, "handlelength": 1.8, "columnspacing": 0.8}
 _LOSS = "loss"
 _SCORE = "validation score (0 to 1)"
-_QUANTITIES = {
-    "validation_accuracy": "validation accuracy",
-    "validation_kappa_quadratic": "validation kappa, quadratic",
-    "validation_kappa": "validation kappa",
-    "validation_auroc": "validation AUROC",
-    "validation_ece": "validation calibration error",
-    "validation_ap_": "validation average precision",
-    "validation_auc_": "validation ROC area",
-}
-"""Panels by the beginning of their keys, longer ones first: colours tell tasks or lesions apart."""
 _TABLES_ONLY = ("validation_image_ap_", "validation_image_auc_", "validation_chance_")
 
 
@@ -66,7 +57,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
             axes.axvline(best, color=INK, linestyle=":", linewidth=1.2, label="best epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if keys != ["lr"]:
-            columns = 2 if label == _LOSS else 3
+            columns = 2 if label.startswith(_LOSS) else 3
             axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, frameon=False, **_LEGEND)
         axes.set(xlabel="epoch", ylabel=plain(label))
     return figure
@@ -82,31 +73,44 @@ def _epochs(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _groups(epochs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the keys to draw by axis label, in order; quantities of other units get a panel of their own."""
+    """Return the keys to draw by axis label, in order: a panel per quantity, and one for scores that have no name."""
     keys = list(dict.fromkeys(key for record in epochs for key in record if key.startswith(("train_", "validation_"))))
     keys = [key for key in keys if not key.startswith(_TABLES_ONLY)]
     losses = [key for key in keys if key.startswith("train_") or "loss" in key]
     # The criterion adds up the validation losses: beside them it would only flatten their curves.
     rest = [key for key in keys if key not in losses and key != "validation_criterion"]
-    scores = [key for key in rest if np.nan_to_num(np.abs(_values(epochs, key))).max() <= 1.0]
-    groups = {_LOSS: losses}
-    for key in scores:
-        quantity = next((label for prefix, label in _QUANTITIES.items() if key.startswith(prefix)), _SCORE)
-        groups.setdefault(quantity, []).append(key)
-    groups |= {key.replace("_", " "): [key] for key in rest if key not in scores}
+    groups = _loss_groups(losses)
+    for key in rest:
+        name, subject = split_metric(key.removeprefix("validation_"))
+        is_score = np.nan_to_num(np.abs(_values(epochs, key))).max() <= 1.0
+        label = f"validation {quantity(name or subject).label}" if name or not is_score else _SCORE
+        groups.setdefault(label, []).append(key)
     if any("lr" in record for record in epochs):
         groups["learning rate"] = ["lr"]
     return {label: members for label, members in groups.items() if members}
 
 
+def _loss_groups(losses: Sequence[str]) -> dict[str, list[str]]:
+    """Return losses by axis label, in as many panels as it takes to give each task or term a colour of its own."""
+    subjects = [subject for subject in dict.fromkeys(map(_subject, losses)) if subject]
+    groups: dict[str, list[str]] = {}
+    for key in losses:
+        subject = _subject(key)
+        panel = subjects.index(subject) // len(COLOURS) if subject else 0
+        groups.setdefault(f"{_LOSS}, further terms" if panel else _LOSS, []).append(key)
+    return groups
+
+
 def _values(epochs: Sequence[Mapping[str, Any]], key: str) -> Floats:
+    """Return a key's values in the unit of its axis; NaN where a record lacks it."""
     values = (record.get(key) for record in epochs)
-    return np.array([float("nan") if value is None else value for value in values], dtype=np.float64)
+    scale = quantity(key.removeprefix("validation_")).scale
+    return np.array([float("nan") if value is None else value for value in values], dtype=np.float64) * scale
 
 
 def _curves(axes: Axes, epochs: Sequence[Mapping[str, Any]], keys: Sequence[str], position: Floats) -> None:
     tidy(axes)
-    subjects = list(dict.fromkeys(_subject(key) for key in keys))
+    subjects = [subject for subject in dict.fromkeys(map(_subject, keys)) if subject]
     is_loss = any("loss" in key or key.startswith("train_") for key in keys)
     for key in keys:
         subject = _subject(key)
@@ -130,21 +134,8 @@ def _curves(axes: Axes, epochs: Sequence[Mapping[str, Any]], keys: Sequence[str]
 
 def _subject(key: str) -> str:
     """Return what a key is about, its task or term, without split and quantity: empty for a total."""
-    words = key.split("_")[1:]
-    while words and words[0] in (
-        "loss",
-        "criterion",
-        "accuracy",
-        "kappa",
-        "quadratic",
-        "linear",
-        "auroc",
-        "ece",
-        "ap",
-        "auc",
-    ):
-        words = words[1:]
-    return "_".join(words)
+    _, _, measured = key.partition("_")
+    return split_metric(measured)[1]
 
 
 def timing_bars(timings: Mapping[str, Mapping[str, float]]) -> Figure:

@@ -35,14 +35,19 @@ class Quantity:
         return f"{value:.4f}" if 0.001 <= abs(value) < 10.0 or not value else f"{value:.4g}"
 
 
+def split_metric(metric: str) -> tuple[str, str]:
+    """Return what a figure measures and of what: ``accuracy_dr`` is ``accuracy`` of ``dr``; either may be empty."""
+    known = [name for name in _LABELS if metric == name or metric.startswith(f"{name}_")]
+    name = max(known, key=len, default="")
+    return name, metric.removeprefix(name).removeprefix("_")
+
+
 def quantity(metric: str) -> Quantity:
     """Return how to write a figure: one of a metric, ``accuracy``, or of a metric and its subject, ``accuracy_dr``."""
-    known = [name for name in _LABELS if metric == name or metric.startswith(f"{name}_")]
-    if not known:
+    metric_name, subject = split_metric(metric)
+    if not metric_name:
         return Quantity(metric.replace("_", " "), 1.0)
-    metric_name = max(known, key=len)
     name, bracket, unit = _LABELS[metric_name].partition(" (")
-    subject = metric.removeprefix(metric_name).removeprefix("_")
     name += f", {display_name(subject)}" if subject else ""
     initial = name[0] if name[:2].isupper() or name[1].isdigit() else name[0].lower()
     return Quantity(initial + name[1:] + bracket + unit, 100.0 if unit == "%)" else 1.0)

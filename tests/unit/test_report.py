@@ -276,11 +276,25 @@ def test_curves_tolerate_missing_and_mark_the_best_epoch() -> None:
         ]
     )
     panels = {axes.get_ylabel(): axes for axes in figure.axes if axes.get_visible()}
-    assert list(panels) == ["loss", "validation accuracy", "validation psnr"]
+    assert list(panels) == ["loss", "validation PSNR (dB)", "validation accuracy (%)"]
+    assert np.nanmax(np.asarray(panels["validation accuracy (%)"].lines[0].get_ydata())) == 70.0
     lines = {line.get_label(): line for line in panels["loss"].lines}
     assert np.array_equal(np.asarray(lines["train loss"].get_ydata()), [2.0, np.nan, 1.0], equal_nan=True)
     assert lines["validation loss"].get_linestyle() == "--"
     assert np.asarray(lines["best epoch"].get_xdata()).tolist() == [2, 2]
+
+
+def test_no_two_losses_look_alike() -> None:
+    terms = ("pixel", "total_variation", "segmentation_aware", "dice", "map_fit", "grading", "classification_aware")
+    record = {"train_loss": 4.0, **{f"train_{term}": 1.0 for term in terms}}
+    figure = progress_figures.training_curves([{"epoch": 1, **record, "validation_loss_dr": 1.0, "validation_loss": 2}])
+    looks = [
+        [(line.get_color(), line.get_linestyle()) for line in axes.lines if line.get_label() != "best epoch"]
+        for axes in figure.axes
+        if axes.get_visible()
+    ]
+    assert [len(panel) for panel in looks] == [8, 2]
+    assert all(len(set(panel)) == len(panel) for panel in looks)
 
 
 def test_curves_without_an_epoch_are_refused() -> None:
