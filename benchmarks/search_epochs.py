@@ -1,12 +1,13 @@
 """How many epochs a search needs for what random search at full budget finds, on a drawn SALL task.
 
-Run with ``python -m benchmarks.search_epochs WORK``. Draws two diseases, trains 64 random configurations of the space
-``sall`` to the full budget once and keeps their curves. Then, for each of 100 seeds: the goal is the best of 32 of the
-64 at full budget; the search (TPE and successive halving, as `retina-ray tune` does it) runs over the stored curves,
-a suggestion being answered by the nearest stored configuration that was not yet tried; counted are its epochs until a
-trial ends at the goal.
+Run with ``python -m benchmarks.search_epochs WORK``. Draws two diseases, and trains a network on other drawn
+photographs, from whose weights every trial starts, as trials on real ones start from ImageNet's; ``--from-scratch``
+starts from random ones. Trains 64 random configurations of the space ``sall`` to the full budget once and keeps their
+curves. Then, for each of 100 seeds: the goal is the best of 32 of the 64 at full budget; the search (TPE and successive
+halving, as `retina-ray tune` does it) runs over the stored curves, a suggestion being answered by the nearest stored
+configuration that was not yet tried; counted are its epochs until a trial ends at the goal.
 At last the search runs live once, on Ray. Resumes where it stopped; about half an hour on two cores. Writes
-``benchmarks/results/search-epochs.json`` and ``.md``.
+``benchmarks/results/search-epochs.json`` and ``.md``, from random weights ``search-epochs-scratch``.
 """
 
 import argparse
@@ -53,12 +54,35 @@ class Curve:
     values: list[float]
 
 
-def a_config(work: Path) -> RunConfig:
+def called(*words: str) -> None:
+    """Run a command of retina-ray, and end where it fails."""
+    if code := run(list(words)):
+        raise SystemExit(code)
+
+
+def draw(folder: Path, size: int, images_per_task: int, seed: int) -> None:
+    """Draw photographs of two diseases, unless they are there."""
+    if not (folder / "dataset.json").exists():
+        images = ("--images-per-task", str(images_per_task), "--size", str(size), "--seed", str(seed))
+        called("data", "synth", str(folder), *images)
+
+
+def first_weights(work: Path, size: int, images_per_task: int) -> str:
+    """Return the file of a network's weights that learnt the diseases from drawn photographs of its own."""
+    draw(work / "first-data", size, images_per_task, seed=1)
+    where = ("--data", str(work / "first-data"), "--storage", str(work / "runs"), "--name", "first")
+    settings = ("--set", "runtime.workers=0", "--set", "tracking.enabled=false")
+    called("train", "--recipe", "sall_debug", *where, *settings, "--resume")
+    return str(work / "runs" / "first" / "bundle" / "model.safetensors")
+
+
+def a_config(work: Path, weights: str) -> RunConfig:
     """Return what every trial starts from."""
     return override(
         load_recipe("sall_debug"),
         {
             "name": "live",
+            "method.weights": weights,
             "data.path": str(work / "data"),
             "runtime.storage": str(work / "runs"),
             "runtime.workers": 0,
@@ -175,16 +199,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("--images-per-task", type=int, default=300)
+    parser.add_argument("--from-scratch", action="store_true")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    config, space = a_config(work), load_space("sall")
+    size = load_recipe("sall_debug").data.image_size
+    weights = "none" if arguments.from_scratch else first_weights(work, size, arguments.images_per_task)
+    draw(work / "data", size, arguments.images_per_task, seed=0)
+    config, space = a_config(work, weights), load_space("sall")
     (goal,) = goals_of(space, None)
-    if not (work / "data" / "dataset.json").exists():
-        images = str(arguments.images_per_task)
-        size = str(config.data.image_size)
-        if code := run(["data", "synth", str(work / "data"), "--images-per-task", images, "--size", size]):
-            raise SystemExit(code)
     curves = random_curves(config, space, goal, work / "curves.jsonl")
     full = RANDOM * EPOCHS
     rows = replay(curves, space, goal, config)
@@ -195,7 +218,15 @@ def main() -> None:
     all_epochs = sum(len(record.reports) for record in found.trials)
     quartiles = statistics.quantiles(spent, n=4)
     record = {
-        "settings": {"epochs": EPOCHS, "images_per_task": arguments.images_per_task, "space": "sall"},
+        "settings": {
+            "epochs": EPOCHS,
+            "images_per_task": arguments.images_per_task,
+            "space": "sall",
+            "initial_weights": "random" if arguments.from_scratch else "of a network trained on other photographs",
+        },
+        "correlation_with_last_epoch": [
+            float(row[-1]) for row in np.corrcoef([c.values for c in curves], rowvar=False)
+        ],
         "full_values": [curve.values[-1] for curve in curves],
         "replay": rows,
         "live": {"target": target, "epochs": live, "epochs_of_all_trials": all_epochs},
@@ -209,7 +240,9 @@ def main() -> None:
     lines.append(f"| live, once | {reached} |")
     title = "Epochs until the best of 32 random trials at full budget is reached"
     (work / "record.json").write_text(json_text(record))
-    write("search-epochs", record, {title: "\n".join(lines) + "\n"})
+    write(
+        "search-epochs-scratch" if arguments.from_scratch else "search-epochs", record, {title: "\n".join(lines) + "\n"}
+    )
 
 
 if __name__ == "__main__":
