@@ -1,6 +1,6 @@
 """Whether DeepMT-DR learns all three tasks: recipe ``deepmt_debug`` on drawn images, against what needs no learning.
 
-Run with ``python -m benchmarks.deepmt_learning WORK``; a quarter of an hour on two cores, and it resumes where it
+Run with ``python -m benchmarks.deepmt_learning WORK``; some 40 minutes on two cores, and it resumes where it
 stopped. Writes ``benchmarks/results/deepmt-learning.json`` and ``.md``. Fails where restoration is not above bicubic
 enlargement, a lesion's average precision not above its share of the pixels, or the lower end of kappa's interval not
 above 0, which is a guess.
