@@ -199,10 +199,11 @@ class _Count:
     def __init__(self, description: str, out: Console, progress: Progress) -> None:
         self._description, self._out, self._progress = description, out, progress
         self._bar = progress.add_task(description, pace="")
-        self._begun, self._shown = time.monotonic(), -1
+        self._begun: tuple[int, float] | None = None  # how many were done, and when
+        self._shown = -1
 
     def show(self, done: int, total: int) -> None:
-        pace = self._pace(done, total) if done else ""
+        pace = self._pace(done, total)
         self._progress.update(self._bar, completed=done, total=total or None, pace=pace)
         tenth = 10 * done // max(1, total)
         if total and not self._out.is_terminal and tenth > self._shown:
@@ -211,5 +212,10 @@ class _Count:
             self._out.print(f"{self._description}: {done}/{total}{', ' if pace else ''}{pace}", markup=False)
 
     def _pace(self, done: int, total: int) -> str:
-        rate = done / max(time.monotonic() - self._begun, 1e-9)
+        """Return the pace since the first call: what comes before it is processes that start."""
+        now = time.monotonic()
+        before, begun = self._begun = self._begun or (done, now)
+        if done == before:
+            return ""
+        rate = (done - before) / max(now - begun, 1e-9)
         return f"{rate:.1f} images/s, {timedelta(seconds=round((total - done) / rate))} left"
