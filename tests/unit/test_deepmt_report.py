@@ -115,8 +115,8 @@ def test_curves_of_other_quantities_have_panels_of_their_own() -> None:
     ]
     figure = progress_figures.training_curves(history)
     labels = [axes.get_ylabel() for axes in figure.axes if axes.get_visible()]
-    expected = {"loss", "validation average precision", "validation ROC area", "validation accuracy"}
-    assert set(labels) == expected | {"validation psnr"}
+    expected = {"loss", "validation average precision", "validation ROC area", "validation accuracy (%)"}
+    assert set(labels) == expected | {"validation PSNR (dB)"}
     scales = {axes.get_ylabel(): axes.get_yscale() for axes in figure.axes}
     assert scales["loss"] == "log"
-    assert scales["validation psnr"] == "linear"
+    assert scales["validation PSNR (dB)"] == "linear"
