@@ -103,6 +103,22 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of two diseases, as small as they come, which tests read and leave as it is."""
+    from tests.helpers import write_dataset
+
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.long)], ids=["here", "on Ray"])
+def workers(request: pytest.FixtureRequest) -> int:
+    """Number of Ray workers: 0, which is one process, and in the long tests 2."""
+    return int(request.param)
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray with four pretended CPUs for the whole session."""
     import ray

@@ -34,12 +34,6 @@ def retina_ray(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.long)], ids=["here", "on Ray"])
-def workers(request: pytest.FixtureRequest) -> int:
-    """Number of Ray workers; 0 is one process, the trial's own in the search."""
-    return int(request.param)
-
-
 @pytest.fixture(scope="module")
 def desk(workers: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp(f"desk-{workers}")

@@ -72,16 +72,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.long)], ids=["here", "on Ray"])
-def workers(request: pytest.FixtureRequest) -> int:
-    """Number of Ray workers; 0 is this process."""
-    if request.param:
-        request.getfixturevalue("ray_cluster")
-    return int(request.param)
-
-
 @pytest.fixture(scope="module")
-def published(workers: int, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Published:
+def published(
+    workers: int, data: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Published:
+    if workers:
+        request.getfixturevalue("ray_cluster")
     return train_and_publish(a_config(data, tmp_path_factory.mktemp("deepmt-runs"), runtime__workers=workers))
 
 

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from retina_ray.config import RunConfig, from_mapping
-from tests.helpers import ONE_STAGE, tiny_config, warm_processes, write_dataset
+from tests.helpers import ONE_STAGE, tiny_config, warm_processes
 from tests.killing import MARK, family, ray_folders_of, remove, send
 
 LIFE_TIMEOUT_S = 900
@@ -194,13 +194,6 @@ def kill_again_and_again(site: Site, moments: list[tuple[str, Moment, float]]) -
             break
     run_life(site, None)
     return log
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder)
-    return folder
 
 
 def a_site(root: Path, data: Path, **changes: Any) -> Site:

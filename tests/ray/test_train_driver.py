@@ -13,18 +13,11 @@ import pytest
 from retina_ray.config import RunConfig
 from retina_ray.errors import ConfigError, DataError, NonFiniteLossError, ResourceError
 from retina_ray.orchestration.train_driver import RunResult, train_driver
-from tests.helpers import ONE_STAGE, descendants, tiny_config, write_dataset
+from tests.helpers import ONE_STAGE, descendants, tiny_config
 
 Records = list[dict[str, Any]]
 
 ON_RAY = {"runtime__workers": 2, "runtime__cpus_per_worker": 1, "runtime__log_every": 1}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from pathlib import Path
 import boto3
 import pytest
 
+from retina_ray.data.store import Store
+from tests.helpers import write_dataset
 from tests.s3.ceph import ACCESS_KEY, SECRET_KEY, ceph, missing_programs
 from tests.s3.faults import Proxy, faulty
 
@@ -45,3 +47,14 @@ def proxy(bucket: str, server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator
     with faulty(server) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
         yield running
+
+
+@pytest.fixture
+def data(bucket: str, tmp_path: Path) -> str:
+    """A data set, here and on S3; the address of the latter."""
+    write_dataset(tmp_path / "data")
+    store = Store(f"s3://{bucket}/data")
+    for file in (tmp_path / "data").rglob("*.*"):
+        relative = file.relative_to(tmp_path / "data")
+        store.child(*relative.parent.parts).upload(file, file.name)
+    return store.uri

@@ -13,18 +13,7 @@ from retina_ray.data.store import Store
 from retina_ray.orchestration.train_driver import RunResult, train_driver
 from retina_ray.training.artifact import WEIGHTS
 from tests.clinic import photograph
-from tests.helpers import ONE_STAGE, tiny_config, write_dataset
-
-
-@pytest.fixture
-def data(bucket: str, tmp_path: Path) -> str:
-    """A data set, here and on S3; the address of the latter."""
-    write_dataset(tmp_path / "data")
-    store = Store(f"s3://{bucket}/data")
-    for file in (tmp_path / "data").rglob("*.*"):
-        relative = file.relative_to(tmp_path / "data")
-        store.child(*relative.parent.parts).upload(file, file.name)
-    return store.uri
+from tests.helpers import ONE_STAGE, tiny_config
 
 
 def weights(result: RunResult) -> dict[str, bytes]:
