@@ -104,8 +104,8 @@ class TrainConfig(Section):
     compile: bool = False
     """torch.compile the network, or those of its parts that it can take."""
     recompute: bool = False
-    """Compute activations once more in the backward pass instead of keeping them, in the same parts: for networks that
-    do not fit the memory otherwise, for about a third more time."""
+    """Compute activations once more in the backward pass instead of keeping them, block by block in the same parts: for
+    batches that do not fit the memory otherwise, for about a third more time."""
     deterministic: bool = True
     """Use deterministic kernels only."""
 

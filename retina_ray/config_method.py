@@ -144,6 +144,8 @@ class EvidenceConfig(Section):
     """Eq. 2: a map by gmsv rests on the features that overlap the lesions; false: on all (authors' code)."""
     binarise: bool = True
     """Compare maps with phi_vis in Eqs. 5 and 9; false: the maps as they are (authors' code)."""
+    feedback: bool = True
+    """Losses that compare maps teach the nets that make them; false: a map's own parameters alone (authors' code)."""
     fusion: Literal["sum", "learned"] = "sum"
     """How layers join: Algorithm 1's weights, or the authors' learned 1x1 convolutions."""
     samples: int = Field(default=4, ge=1)
@@ -251,6 +253,8 @@ class JointStage(Section):
     """As in the second stage (authors' code: 0.3)."""
     map_fit_of: Literal["restored", "high"] = "restored"
     """Which image's map is fitted: the restored one's, or (authors' code) the high-resolution one's."""
+    map_fit_against: Literal["union", "planes"] = "union"
+    """What to: the chance of any lesion, or (authors' code) each of the five planes, the background's among them."""
 
 
 class DeepMTStages(Section):
@@ -284,7 +288,7 @@ class DeepMTConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _map_fits(self) -> "DeepMTConfig":
+    def _map_is_of_the_backbone(self) -> "DeepMTConfig":
         kind, backbone = self.evidence.map, self.grading.backbone
         if kind == "gmsv" and not backbone.startswith("resnet"):
             raise ValueError(
@@ -296,11 +300,20 @@ class DeepMTConfig(Section):
                 f"guided_backprop needs ReLU modules as the only activations, which {backbone} has not; choose a "
                 "densenet, resnet, squeezenet or vgg as method.grading.backbone, or another method.evidence.map"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _map_fits_something(self) -> "DeepMTConfig":
         for stage, fit in (("grading", self.stages.grading.map_fit), ("joint", self.stages.joint.map_fit)):
-            if kind == "none" and fit:
+            if fit and self.evidence.map == "none":
                 raise ValueError(
                     f"method.stages.{stage}.map_fit = {fit:g} has no map to fit; set it to 0, or choose "
                     "another method.evidence.map than none"
+                )
+            if fit and self.segmentation.mode == "none":
+                raise ValueError(
+                    f"method.stages.{stage}.map_fit = {fit:g} has no lesions to fit a map to; set it to 0, or choose "
+                    "another method.segmentation.mode than none"
                 )
         return self
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from retina_ray.explain.gmsv import Gmsv
 from retina_ray.explain.guided_relu import GuidedRelus
-from retina_ray.explain.maps import enlarge, full_precision, map_arithmetic, min_max, score_gradients
+from retina_ray.explain.maps import enlarge, map_arithmetic, min_max, score_gradients
+from retina_ray.losses.precision import at_least_float32
 from retina_ray.models.batch_statistics import unrecorded
 
 Score = Literal["sum", "argmax"]
@@ -75,6 +76,7 @@ class Evidence(ABC):
         lesions: Float[Tensor, "B L H W"] | None,
         *,
         create_graph: bool,
+        feedback: bool = True,
     ) -> tuple[Output, Float[Tensor, "B H W"]]:
         """Return the grader's output and the map.
 
@@ -87,6 +89,8 @@ class Evidence(ABC):
             lesions: (B, L, H, W) probabilities in [0, 1], or None. The score is differentiated with the lesions held
                 fixed, wherever they come from.
             create_graph: keep the graph of the map; otherwise it is detached.
+            feedback: whether that graph leads to the images, the lesions and the grader; otherwise it ends at the map's
+                own parameters, and a map without any is detached.
 
         Returns:
             What ``grade`` returned, and the map (B, H, W) in [0, 1]; a map without contrast is all zero.
@@ -94,13 +98,23 @@ class Evidence(ABC):
         if lesions is not None and lesions.is_inference():
             lesions = lesions.clone()  # such a tensor cannot be held by a graph
         # A copy: inside the graph of the images if they have one, and not what the lesions were segmented from.
-        return self._explain(grade, images.clone().requires_grad_(), lesions, create_graph)
+        return self._explain(
+            grade, images.clone().requires_grad_(), lesions, create_graph and feedback, own_graph=create_graph
+        )
 
     @abstractmethod
     def _explain(
-        self, grade: Grade[Output], images: Tensor, lesions: Tensor | None, create_graph: bool
+        self, grade: Grade[Output], images: Tensor, lesions: Tensor | None, create_graph: bool, *, own_graph: bool
     ) -> tuple[Output, Tensor]:
-        """Return the output and the map of images that require a gradient."""
+        """Return the output and the map of images that require a gradient.
+
+        Args:
+            grade: as in a call.
+            images: as in a call.
+            lesions: as in a call.
+            create_graph: keep the map's graph to the images, the lesions and the grader.
+            own_graph: keep that to the map's own parameters, which not every map has.
+        """
 
 
 @dataclass(frozen=True)
@@ -115,12 +129,12 @@ class GmsvEvidence(Evidence):
     gmsv: Gmsv
 
     def _explain(
-        self, grade: Grade[Output], images: Tensor, lesions: Tensor | None, create_graph: bool
+        self, grade: Grade[Output], images: Tensor, lesions: Tensor | None, create_graph: bool, *, own_graph: bool
     ) -> tuple[Output, Tensor]:
         output = grade(images, lesions)
         score = positive_score(output.logits, self.score)
         regions = torch.zeros_like(images[:, :1]) if lesions is None else lesions
-        return output, self.gmsv(output.features, score, regions, create_graph=create_graph)
+        return output, self.gmsv(output.features, score, regions, create_graph=own_graph, feedback=create_graph)
 
 
 @dataclass(frozen=True)
@@ -128,14 +142,14 @@ class GradCamEvidence(Evidence):
     """Grad-CAM of the coarsest features (Selvaraju et al. 2017): their channels weighted by their mean gradient."""
 
     def _explain(
-        self, grade: Grade[Output], images: Tensor, lesions: Tensor | None, create_graph: bool
+        self, grade: Grade[Output], images: Tensor, lesions: Tensor | None, create_graph: bool, *, own_graph: bool
     ) -> tuple[Output, Tensor]:
         output = grade(images, lesions)
         features, score = output.features[-1], positive_score(output.logits, self.score)
         (gradient,) = score_gradients(score, [features], create_graph=create_graph)
         with map_arithmetic(images.device, create_graph=create_graph):
-            weights = full_precision(gradient).mean(dim=(2, 3))
-            coarse = torch.einsum("bc,bchw->bhw", weights, full_precision(features)).relu()
+            weights = at_least_float32(gradient).mean(dim=(2, 3))
+            coarse = torch.einsum("bc,bchw->bhw", weights, at_least_float32(features)).relu()
             return output, min_max(enlarge(coarse, images.shape[2:]))
 
 
@@ -151,7 +165,7 @@ class GuidedBackpropEvidence(Evidence):
     network: nn.Module
 
     def _explain(
-        self, grade: Grade[Output], images: Tensor, lesions: Tensor | None, create_graph: bool
+        self, grade: Grade[Output], images: Tensor, lesions: Tensor | None, create_graph: bool, *, own_graph: bool
     ) -> tuple[Output, Tensor]:
         relus = GuidedRelus(self.network)
         with relus.watched():
@@ -160,7 +174,7 @@ class GuidedBackpropEvidence(Evidence):
         with relus.guided():
             (gradient,) = score_gradients(score, [images], create_graph=create_graph)
         with map_arithmetic(images.device, create_graph=create_graph):
-            return output, min_max(full_precision(gradient).abs().amax(dim=1))
+            return output, min_max(at_least_float32(gradient).abs().amax(dim=1))
 
 
 @dataclass(frozen=True)
@@ -168,8 +182,10 @@ class SmoothGradEvidence(Evidence):
     """SmoothGrad (Smilkov et al. 2017): the mean absolute gradient over noisy copies, its largest over the colours.
 
     The noisy copies of a batch go through the grader together, in a forward pass of their own, which leaves the running
-    statistics of batch normalisation alone. Their noise is a function of torch's seed, which training sets anew for
-    each step: the two images that a step compares get the same noise.
+    statistics of batch normalisation alone. Their noise is a function of torch's seed and of nothing else, the same for
+    every image of a batch: so that the two images which a step compares differ by what they show, and that a map does
+    not depend on what shares its batch. Training sets the seed anew for each step, and whoever shows or measures a map
+    sets it first.
 
     Args:
         score: what is explained, see `positive_score`.
@@ -193,7 +209,7 @@ class SmoothGradEvidence(Evidence):
             raise ValueError(f"noise must not be negative, got {self.noise}")
 
     def _explain(
-        self, grade: Grade[Output], images: Tensor, lesions: Tensor | None, create_graph: bool
+        self, grade: Grade[Output], images: Tensor, lesions: Tensor | None, create_graph: bool, *, own_graph: bool
     ) -> tuple[Output, Tensor]:
         output = grade(images, lesions)
         noisy = self._noisy(images)  # (nB, 3, H, W)
@@ -202,12 +218,12 @@ class SmoothGradEvidence(Evidence):
             score = positive_score(grade(noisy, repeated).logits, self.score)
         (gradient,) = score_gradients(score, [noisy], create_graph=create_graph)
         with map_arithmetic(images.device, create_graph=create_graph):
-            mean = full_precision(gradient).abs().reshape(self.copies, *images.shape).mean(dim=0)
+            mean = at_least_float32(gradient).abs().reshape(self.copies, *images.shape).mean(dim=0)
             return output, min_max(mean.amax(dim=1))
 
     def _noisy(self, images: Tensor) -> Tensor:
         extent = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
         generator = torch.Generator(images.device if images.is_cuda else "cpu").manual_seed(torch.initial_seed())
-        shape = (self.copies, *images.shape)
+        shape = (self.copies, 1, *images.shape[1:])
         noise = torch.randn(shape, generator=generator, dtype=images.dtype, device=images.device)
         return (images + self.noise * extent * noise).flatten(0, 1)

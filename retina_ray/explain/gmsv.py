@@ -33,9 +33,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retina_ray.explain.maps import enlarge, full_precision, map_arithmetic, min_max, safe_ratio, score_gradients
+from retina_ray.explain.maps import enlarge, map_arithmetic, min_max, safe_ratio, score_gradients
+from retina_ray.losses.precision import at_least_float32
+from retina_ray.losses.steps import Step, step
 
-Step = Literal["soft", "hard", "none"]
 Fusion = Literal["sum", "learned"]
 
 _XI_START = 0.5
@@ -85,6 +86,7 @@ class Gmsv(nn.Module):
         lesions: Float[Tensor, "B L H W"],
         *,
         create_graph: bool,
+        feedback: bool = True,
     ) -> Float[Tensor, "B H W"]:
         """Return the map of the pixels that raise the score.
 
@@ -93,6 +95,8 @@ class Gmsv(nn.Module):
             score: (B,), the positive score y_DR, in a graph.
             lesions: (B, L, H, W) probabilities in [0, 1]; all zero selects every channel.
             create_graph: keep the graph, through the weights of Eq. 3 too; otherwise the map is detached.
+            feedback: whether the graph leads to features, score and lesions; otherwise it ends at the parameters, as in
+                the authors' code, whose maps go through an image library on their way.
 
         Returns:
             (B, H, W) in [0, 1], float32 or better. A map without contrast is all zero.
@@ -103,12 +107,14 @@ class Gmsv(nn.Module):
         found = tuple(layer.shape[1] for layer in features)
         if found != self.channels:
             raise ValueError(f"features of {self.channels} channels are expected, got {found}")
-        gradients = score_gradients(score, features, create_graph=create_graph)
+        gradients = score_gradients(score, features, create_graph=create_graph and feedback)
+        if not feedback:
+            features, lesions = [layer.detach() for layer in features], lesions.detach()
         with map_arithmetic(score.device, create_graph=create_graph):
-            union = full_precision(lesions).sum(dim=1).clamp(max=1)
-            layers = [full_precision(layer) for layer in features]
+            union = at_least_float32(lesions).sum(dim=1).clamp(max=1)
+            layers = [at_least_float32(layer) for layer in features]
             weights = [
-                self._selection(layer, xi, union) * full_precision(gradient).mean(dim=(2, 3))  # Eq. 3
+                self._selection(layer, xi, union) * at_least_float32(gradient).mean(dim=(2, 3))  # Eq. 3
                 for layer, xi, gradient in zip(layers, self.xi, gradients, strict=True)
             ]
             maps = [torch.einsum("bc,bchw->bhw", weight, layer) for weight, layer in zip(weights, layers, strict=True)]
@@ -122,15 +128,11 @@ class Gmsv(nn.Module):
         if self.step == "none":
             return torch.ones_like(layer[:, :, 0, 0])
         scaled = safe_ratio(layer, layer.amax(dim=(2, 3), keepdim=True))
-        iou = lesion_iou(self._step(scaled, xi[:, None, None]), lesions)
+        masks = step(scaled, xi[:, None, None], kind=self.step, sharpness=self.sharpness)
+        iou = lesion_iou(masks, lesions)
         share = safe_ratio(iou, iou.amax(dim=1, keepdim=True))
         no_lesion = share.amax(dim=1, keepdim=True) == 0
-        return torch.where(no_lesion, 1.0, self._step(share, self.theta_seg))
-
-    def _step(self, values: Tensor, threshold: Tensor | float) -> Tensor:
-        if self.step == "hard":
-            return (values > threshold).to(values.dtype)
-        return (self.sharpness * (values - threshold)).sigmoid()
+        return torch.where(no_lesion, 1.0, step(share, self.theta_seg, kind=self.step, sharpness=self.sharpness))
 
 
 def lesion_iou(masks: Float[Tensor, "B C h w"], lesions: Float[Tensor, "B H W"]) -> Float[Tensor, "B C"]:

@@ -43,11 +43,6 @@ def map_arithmetic(device: torch.device, *, create_graph: bool) -> Iterator[None
         yield
 
 
-def full_precision(values: Tensor) -> Tensor:
-    """Return bfloat16 or float16 values as float32 and all others as they are."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def safe_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Divide, giving 0 with gradient 0 where the denominator is zero, negative or too small for a finite gradient.
 

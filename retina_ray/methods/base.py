@@ -145,7 +145,14 @@ class Method(Protocol):
     def differentiated_once(self, network: nn.Module) -> list[nn.Module]:
         """Return the parts of the network, or itself, that a training step differentiates only once.
 
-        These can be compiled, or have their activations computed again in the backward pass.
+        These can be compiled.
+        """
+
+    def recomputed(self, network: nn.Module) -> list[nn.Module]:
+        """Return the parts of those whose activations can be computed again, one part after the other.
+
+        While the backward pass is in a part, the activations of the whole part are in memory, so they are small. None
+        lies within another or overwrites its input.
         """
 
     def training_rows(self, selection: Selection) -> np.ndarray:

@@ -44,6 +44,7 @@ from retina_ray.data.selection import Selection, take_ratio
 from retina_ray.losses.sall import predict, task_count, task_cross_entropy, temperature_softmax, total_loss
 from retina_ray.methods.base import Evaluation, ParameterGroup, Plan, Stage, with_test
 from retina_ray.models.backbones import build_backbone, check_image_size, weights_file
+from retina_ray.models.blocks import blocks
 from retina_ray.models.sall import MultiTaskGrader
 
 LABELS = "cross-labels"
@@ -144,6 +145,11 @@ class SallGrader:
     def differentiated_once(self, network: nn.Module) -> list[nn.Module]:
         """Return the network."""
         return [network]
+
+    def recomputed(self, network: nn.Module) -> list[nn.Module]:
+        """Return the blocks of the backbone."""
+        assert isinstance(network, MultiTaskGrader)
+        return blocks(network.backbone)
 
     def training_rows(self, selection: Selection) -> np.ndarray:
         """Return the rows (n,) with a label for a head: a grade, or with synergic labels any image of the run."""

@@ -8,7 +8,6 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from retina_ray.config import RunConfig
-from retina_ray.config_method import DeepMTConfig
 from retina_ray.data.batch import Batch, denormalise, from_unit_range, to_unit_range
 from retina_ray.data.selection import Selection
 from retina_ray.data.shards import ShardedDataset
@@ -35,8 +34,9 @@ def panels(
     (task,) = config.method.tasks
     batch = batch_of(config, dataset, selection, _chosen(selection, task))
     grades = next(each.grades for each in dataset.tasks if each.name == task)
+    torch.manual_seed(config.seed)  # as the test stage does, so that these are the maps that it measured
     with torch.no_grad():
-        return _drawn(config, network.eval(), batch, task, grades)
+        return _drawn(network.eval(), batch, task, grades)
 
 
 def _chosen(selection: Selection, task: str) -> np.ndarray:
@@ -45,19 +45,15 @@ def _chosen(selection: Selection, task: str) -> np.ndarray:
     return rows[order][:PANELS]
 
 
-def _drawn(
-    config: RunConfig, network: StageNetwork, batch: Batch, task: str, grades: tuple[str, ...]
-) -> list[LesionPanel]:
-    assert isinstance(config.method, DeepMTConfig)
+def _drawn(network: StageNetwork, batch: Batch, task: str, grades: tuple[str, ...]) -> list[LesionPanel]:
     assert batch.masks is not None
-    nets, scale = network.nets, config.method.scale
-    high = to_unit_range(batch.images)
+    high, scale = to_unit_range(batch.images), network.nets.scale
     low = degrade(high, scale)
-    bicubic, restored = upsample(low, scale), nets.restore(low)
-    lesions = None if nets.segmentation is None else nets.segment(restored).softmax(dim=1)
-    output = nets.grade(restored, None if lesions is None else lesions[:, :-1])
+    bicubic = upsample(low, scale)
+    restored, segmented, graded = network.nets(low)
+    lesions = None if segmented is None else segmented.softmax(dim=1)
     evidence = network.evidence_map(restored, lesions)
-    predicted = output.logits.argmax(dim=1)
+    predicted = graded.logits.argmax(dim=1)
     return [
         LesionPanel(
             low=_picture(low[index]),

@@ -92,7 +92,7 @@ def build_engine(
         for part in method.differentiated_once(network):
             part.compile()  # in place: names in the state dict stay
     if train.recompute:
-        for part in method.differentiated_once(network):
+        for part in method.recomputed(network):
             recompute_activations(part)
     return Engine(
         network=network,

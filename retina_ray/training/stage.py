@@ -167,6 +167,8 @@ class StageRun:
         start = time.perf_counter()
         tables: list[pa.Table] = []
         figures: dict[str, dict[str, float]] = {}
+        # What a method draws here depends on the configuration, not on what this process did before.
+        torch.manual_seed(self._config.seed)
         for need, _, method, network in self._trained_networks():
             for split in ("validation", "test"):
                 loader = self._loader(method, self._selection.rows[split], training=False)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retina_ray.explain.gmsv import Fusion, Gmsv, Step, lesion_iou
+from retina_ray.explain.gmsv import Fusion, Gmsv, lesion_iou
 from retina_ray.explain.maps import min_max
+from retina_ray.losses.steps import Step
 from tests.tiny_grader import CHANNELS, make_grader, make_inputs
 
 FORMS = [(step, fusion) for step in ("hard", "soft", "none") for fusion in ("sum", "learned")]

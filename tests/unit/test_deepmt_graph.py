@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from retina_ray.data.batch import to_unit_range
-from retina_ray.methods.deepmt.frozen_maps import FrozenMaps
+from retina_ray.methods.deepmt.terms import TERMS
 from retina_ray.models.deepmt.resampling import degrade
-from retina_ray.models.deepmt.segmentation import Segmentation
 from tests.deepmt import a_batch, built, method_of, step
 
 
@@ -75,6 +73,9 @@ def test_the_printed_threshold_passes_no_gradient() -> None:
         ("joint", {"method.evidence.select": False}),
         ("joint", {"method.stages.joint.map_fit": 0.3, "method.stages.joint.classification_aware": 0.0}),
         ("joint", {"method.stages.joint.map_fit": 0.3, "method.stages.joint.map_fit_of": "high"}),
+        ("joint", {"method.evidence.feedback": False}),
+        ("joint", {"method.evidence.feedback": False, "method.stages.joint.map_fit": 0.3}),
+        ("grading", {"method.evidence.feedback": False, "method.stages.grading.map_fit": 1.0}),
         ("grading", {}),
         ("grading", {"method.stages.grading.map_fit": 1.0}),
         ("restoration", {"method.stages.restoration.segmentation_aware": 0.0, "method.loss.pixel": 0.0}),
@@ -100,50 +101,32 @@ def test_the_map_that_is_fitted_can_be_that_of_the_high_resolution_image() -> No
         assert all(parameter.grad is not None for parameter in network.evidence_parameters.joints.parameters())
 
 
-def test_fixed_images_pass_a_fixed_segmentation_once() -> None:
-    method = method_of("joint", {"method.segmentation.mode": "independent"})
-    batch, fixed = a_batch(), a_batch(fixed=True)
-    plain_terms = step(method, built(method), batch)
+@pytest.mark.parametrize("term", ["classification_aware", "map_fit"])
+@pytest.mark.parametrize("feedback", [True, False])
+def test_a_map_tells_the_nets_that_make_it_unless_it_leaves_the_graph(term: str, feedback: bool) -> None:
+    fitted = {"method.evidence.fusion": "learned", "method.stages.joint.map_fit": 0.3}
+    method = method_of("joint", {**fitted, "method.evidence.feedback": feedback})
     network = built(method)
-    seen: list[int] = []
-    network.nets.segmentation.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
-    for _ in range(2):
-        terms = step(method, network.eval().train(), fixed)
-    assert seen == [2, 2, 2]  # the restored images twice, the high-resolution ones once
-    for name, term in plain_terms.items():
-        assert float(terms[name].detach()) == pytest.approx(float(term.detach()), rel=2e-2), name
+    step(method, network, a_batch())[term].backward()
+    told = {name.split(".")[1] for name, each in network.named_parameters() if each.grad is not None}
+    assert told == ({"super_resolution", "segmentation", "grader"} if feedback else set()) | {"joints", "xi"}
 
 
-def test_frozen_maps_keep_what_fits() -> None:
-    images = torch.rand(3, 3, 4, 4)
-    calls: list[int] = []
-
-    def compute(chosen: Tensor) -> Tensor:
-        calls.append(len(chosen))
-        return chosen * 2
-
-    maps = FrozenMaps(limit_bytes=2 * images[0].numel() * images.element_size())
-    for _ in range(2):
-        torch.testing.assert_close(maps.of((7, 8, 9), images, compute), images * 2)
-    torch.testing.assert_close(maps.of((8, 7), images[[1, 0]], compute), images[[1, 0]] * 2)
-    assert calls == [3, 3]
-    assert len(maps) == 2
+@pytest.mark.parametrize("kind", ["grad_cam", "guided_backprop", "smooth_grad"])
+def test_a_map_without_parameters_that_leaves_the_graph_teaches_nothing(kind: str) -> None:
+    method = method_of("joint", {"method.evidence.map": kind, "method.evidence.feedback": False})
+    assert not step(method, built(method), a_batch())["classification_aware"].requires_grad
 
 
-def test_frozen_maps_are_the_same_after_a_resume_in_the_middle_of_an_epoch() -> None:
-    torch.manual_seed(0)
-    network = Segmentation(width=8, depth=4, gamma=(0.2, 0.2, 0.2, 1.0)).eval().to(memory_format=torch.channels_last)
-    images = torch.rand(8, 3, 64, 64).contiguous(memory_format=torch.channels_last)
-    epochs = [[(0, 1, 2, 3), (4, 5, 6, 7)], [(0, 4, 5, 6), (7, 3, 1, 2)]]
-
-    def second_epoch(*, first: int) -> list[Tensor]:
-        maps = FrozenMaps()
-        with torch.no_grad():
-            passes = [
-                [maps.of(rows, images[list(rows)], network) for rows in epoch]
-                for epoch in (epochs[0][first:], epochs[1])
-            ]
-        return passes[1]
-
-    for resumed, whole in zip(second_epoch(first=1), second_epoch(first=0), strict=True):
-        torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+@pytest.mark.parametrize("against", ["union", "planes"])
+def test_the_map_is_fitted_to_any_lesion_or_to_each_of_the_five_planes(against: str) -> None:
+    changes = {"method.stages.joint.map_fit": 0.3, "method.stages.joint.map_fit_against": against}
+    method, batch = method_of("joint", changes), a_batch()
+    planes = torch.rand(2, 5, 4, 4).softmax(dim=1)
+    heat = torch.rand(2, 4, 4)
+    found = TERMS["map_fit"](
+        {"lesions_hr": planes, "evidence": heat}, to_unit_range(batch.images), batch, method.config, method.task
+    )
+    truths = [1 - planes[:, 4]] if against == "union" else [planes[:, plane] for plane in range(5)]
+    each = [((heat - truth) ** 2).mean(dim=(1, 2)) for truth in truths]
+    torch.testing.assert_close(found, torch.stack(each).mean(dim=0))

@@ -1,4 +1,4 @@
-"""DeepMT-DR as a method: its stages, what each trains and compares, and that every switch does something."""
+"""DeepMT-DR as a method: its stages, what each trains, predicts and is judged by, and which switches exclude others."""
 
 import math
 
@@ -290,6 +290,13 @@ def test_a_mask_of_another_size_is_refused() -> None:
             (
                 {"method.evidence.map": "none", f"method.stages.{stage}.map_fit": 0.5},
                 f"{stage}.map_fit = 0.5 has no map",
+            )
+            for stage in ("grading", "joint")
+        ),
+        *(
+            (
+                {"method.segmentation.mode": "none", f"method.stages.{stage}.map_fit": 0.5},
+                rf"{stage}.map_fit = 0.5 has no lesions to fit a map to; set it to 0, .*method.segmentation.mode",
             )
             for stage in ("grading", "joint")
         ),

@@ -12,7 +12,8 @@ import torch
 from retina_ray.config import dotted_paths
 from retina_ray.config_method import DeepMTConfig
 from retina_ray.methods import catalogue, deepmt
-from tests.deepmt import TASKS, TINY, a_batch, built, method_of, step, tiny
+from retina_ray.recipes import RECIPES
+from tests.deepmt import TASKS, TINY, a_batch, built, gradients, method_of, step, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs" / "deepmt.md"
@@ -58,6 +59,7 @@ SWITCHES: dict[str, Switch] = {
     "sharpness": Switch({"method.evidence.sharpness": 5.0}),
     "no selection of features": Switch({"method.evidence.select": False}),
     "maps as they are": Switch({"method.evidence.binarise": False}),
+    "maps that tell the nets nothing": Switch({"method.evidence.feedback": False}),
     "learned fusion": Switch({"method.evidence.fusion": "learned"}),
     "lambda img": Switch({"method.loss.pixel": 2.0}),
     "MSE": Switch({"method.loss.pixel_norm": "mse"}),
@@ -75,6 +77,7 @@ SWITCHES: dict[str, Switch] = {
     "Eq. 9 against each": Switch({"method.stages.joint.semi_supervised_against": "each"}),
     "map fit": Switch(FITTED),
     "fit of the other image's map": Switch({"method.stages.joint.map_fit_of": "high"}, given=FITTED),
+    "fit to each plane": Switch({"method.stages.joint.map_fit_against": "planes"}, given=FITTED),
     "without SAL at first": Switch({"method.stages.restoration.segmentation_aware": 0.0}, "restoration"),
     "Eq. 4 on logits": Switch({"method.stages.restoration.segmentation_aware_on": "logits"}, "restoration"),
     "apart": Switch({"method.stages.restoration.apart": True}, "restoration"),
@@ -103,7 +106,7 @@ SWITCHES: dict[str, Switch] = {
 
 
 def fingerprint(stage: str, changes: dict[str, object]) -> dict[str, Any]:
-    """Return a stage's terms and total on one batch, what learns, at which rates, for how many epochs."""
+    """Return a stage's terms and total on one batch, what learns and how much, at which rates, for how many epochs."""
     method = method_of(stage, changes)
     network = built(method)
     if network.nets.grader is not None:
@@ -117,6 +120,7 @@ def fingerprint(stage: str, changes: dict[str, object]) -> dict[str, Any]:
         "terms": {name: float(term.detach()) for name, term in terms.items()},
         "total": float(method.total(terms).detach()),
         "trained": [name for name, parameter in network.named_parameters() if parameter.requires_grad],
+        "gradients": gradients(method, terms, network),
         "rates": [(each.factor, each.change, each.change_epoch) for each in method.parameter_groups(network)],
         "overrides": planned.overrides,
     }
@@ -134,13 +138,21 @@ def test_flipping_a_switch_changes_the_loss_the_graph_or_the_rates(name: str) ->
     assert fingerprint(switch.stage, {**switch.given, **switch.changes}) != before
 
 
+@pytest.mark.parametrize("stage", ["restoration", "grading", "joint"])
+def test_flipping_nothing_changes_nothing(stage: str) -> None:
+    assert fingerprint(stage, {}) == plain(stage, ())
+
+
 @pytest.mark.parametrize("text", [deepmt.__doc__, DOCS.read_text(encoding="utf-8")], ids=["register", "docs"])
-def test_the_documentation_names_keys_and_tests_that_exist(text: str) -> None:
+def test_the_documentation_names_keys_tests_and_recipes_that_exist(text: str) -> None:
     keys = {"method", *dotted_paths(DeepMTConfig(), "method.")}
     keys |= {path.rsplit(".", depth)[0] for path in keys for depth in (1, 2)}
     named = {key.rstrip(".") for key in re.findall(r"(?<!\w)method\.[a-z_.]+(?![a-z_.*])", text)}
     assert named - keys == set()
     assert [path for path in re.findall(r"tests/[\w/]+\.py", text) if not (ROOT / path).is_file()] == []
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name in re.findall(r"(?<![\w/])test_\w+", text) if f"def {name}(" not in tests] == []
+    assert set(re.findall(r"\bdeepmt_\w+", text)) - RECIPES.keys() - {"deepmt_step", "deepmt_learning"} == set()
 
 
 def test_every_switch_of_the_method_is_flipped() -> None:

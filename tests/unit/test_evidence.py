@@ -110,11 +110,11 @@ def test_smooth_grad_is_the_mean_over_noisy_copies() -> None:
     torch.manual_seed(3)
     _, heat = make_evidence("smooth_grad", network)(network, images, lesions, create_graph=False)
     torch.manual_seed(3)
-    noise = torch.randn(3, 2, 3, 16, 16, dtype=torch.float64)
+    noise = torch.randn(3, 3, 16, 16, dtype=torch.float64)
     for i, (image, planes) in enumerate(zip(images, lesions, strict=True)):
         total = torch.zeros_like(image)
         for copy in range(3):
-            noisy = image + 0.1 * (image.max() - image.min()) * noise[copy, i]
+            noisy = image + 0.1 * (image.max() - image.min()) * noise[copy]
             noisy.requires_grad_()
             network(noisy[None], planes[None]).logits[:, 1:].sum().backward()
             total += noisy.grad.abs()
@@ -174,7 +174,7 @@ def test_lesions_may_be_missing(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_image_does_not_change_anothers_map(kind: str) -> None:
     network, (images, lesions) = make_grader(), make_inputs(2)
-    evidence = make_evidence(kind, network, noise=0.0)
+    evidence = make_evidence(kind, network)
     _, both = evidence(network, images, lesions, create_graph=False)
     alone = [evidence(network, images[i : i + 1], lesions[i : i + 1], create_graph=False)[1] for i in range(2)]
     torch.testing.assert_close(both, torch.cat(alone))
@@ -261,6 +261,21 @@ def test_image_gradients_are_locally_constant_in_a_piecewise_linear_network(kind
     to_images, to_weight = torch.autograd.grad(heat.square().sum(), [images, weight])
     assert bool(to_images.any()) is reaches
     assert to_weight.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_feedback_the_same_map_teaches_its_own_parameters_alone(kind: str) -> None:
+    network, (images, lesions) = make_grader(), make_inputs(2)
+    evidence = make_evidence(kind, network)
+    _, expected = evidence(network, images, lesions, create_graph=True)
+    inputs = (images.requires_grad_(), lesions.requires_grad_(), *network.parameters())
+    output, heat = evidence(network, images, lesions, create_graph=True, feedback=False)
+    torch.testing.assert_close(heat, expected)
+    assert heat.requires_grad is (kind == "gmsv")
+    if isinstance(evidence, GmsvEvidence):
+        told = torch.autograd.grad(heat.square().sum(), [*evidence.gmsv.xi, *inputs], allow_unused=True)
+        assert [gradient is not None for gradient in told] == [True] * len(CHANNELS) + [False] * len(inputs)
+    assert all(bool(g.any()) for g in torch.autograd.grad(output.logits.square().sum(), [images, lesions]))
 
 
 @pytest.mark.parametrize("kind", KINDS)

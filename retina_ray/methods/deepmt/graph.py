@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from retina_ray.explain.evidence import Evidence
 from retina_ray.methods.deepmt.frozen_maps import FrozenMaps
 from retina_ray.models.batch_statistics import unrecorded
+from retina_ray.models.deepmt.grading import GraderOutput
 from retina_ray.models.deepmt.network import DeepMTNetwork
 from retina_ray.models.deepmt.resampling import degrade
 
@@ -57,7 +58,7 @@ class StepOutputs(TypedDict, total=False):
 
 
 MapUse = Literal["unused", "compared", "trained"]
-"""Whether a loss takes a map, and whether it passes a gradient to what the map is made by."""
+"""Whether a loss takes a map, and whether it passes a gradient through it."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Wanted:
         evidence: the map of the graded image.
         evidence_hr: the map of the high-resolution image.
         scores: both images' chances of disease.
+        feedback: a trained map passes its gradient to the nets; otherwise to its own parameters alone.
         apart: segmentation passes no gradient to super-resolution.
     """
 
@@ -76,6 +78,7 @@ class Wanted:
     evidence: MapUse = "unused"
     evidence_hr: MapUse = "unused"
     scores: bool = False
+    feedback: bool = True
     apart: bool = False
 
 
@@ -132,7 +135,7 @@ class StageNetwork(nn.Module):
         """
         found: StepOutputs = {}
         if self.nets.segmentation is not None and (self._wanted.lesions_hr or self.stage == "grading"):
-            found["lesion_logits_hr"] = self._lesion_logits_hr(high, rows)
+            found["lesion_logits_hr"] = self.lesion_logits_hr_of(high, rows)
             found["lesions_hr"] = found["lesion_logits_hr"].softmax(dim=1)
         if self.stage == "grading":
             self._grade(found, high, found.get("lesions_hr"))
@@ -157,14 +160,13 @@ class StageNetwork(nn.Module):
         """
         if self.evidence is None:
             return None
-        return self.evidence(self.nets.grade, images, _without_background(probabilities), create_graph=False)[1]
+        return self.evidence(self.nets.grade, images, without_background(probabilities), create_graph=False)[1]
 
     def _grade(self, found: StepOutputs, images: Tensor, probabilities: Tensor | None) -> None:
         """Add the grading of images with their lesion probabilities, and its map and score as far as wanted."""
-        lesions, use = _without_background(probabilities), self._wanted.evidence
+        lesions, use = without_background(probabilities), self._wanted.evidence
         if self.evidence is not None and use != "unused":
-            trained = use == "trained"
-            output, found["evidence"] = self.evidence(self.nets.grade, images, lesions, create_graph=trained)
+            output, found["evidence"] = self._graded_with_map(self.evidence, images, lesions, use)
         else:
             output = self.nets.grade(images, lesions)
         found["logits"] = output.dropped_logits
@@ -173,16 +175,21 @@ class StageNetwork(nn.Module):
 
     def _grade_high(self, found: StepOutputs, high: Tensor) -> None:
         """Add the high-resolution image's map and score, as far as wanted."""
-        lesions, use = _without_background(found.get("lesions_hr")), self._wanted.evidence_hr
+        lesions, use = without_background(found.get("lesions_hr")), self._wanted.evidence_hr
         if self.evidence is not None and use != "unused":
-            trained = use == "trained"
-            found["evidence_hr"] = self.evidence(self.nets.grade, high, lesions, create_graph=trained)[1]
+            found["evidence_hr"] = self._graded_with_map(self.evidence, high, lesions, use)[1]
         if self._wanted.scores:
             with torch.no_grad():
                 output = self.nets.grade(high, lesions)
             found["score_hr"] = _chance_of_disease(output.logits)
 
-    def _lesion_logits_hr(self, high: Tensor, rows: Sequence[int] | None) -> Tensor:
+    def _graded_with_map(
+        self, evidence: Evidence, images: Tensor, lesions: Tensor | None, use: MapUse
+    ) -> tuple[GraderOutput, Tensor]:
+        trained, feedback = use == "trained", self._wanted.feedback
+        return evidence(self.nets.grade, images, lesions, create_graph=trained, feedback=feedback)
+
+    def lesion_logits_hr_of(self, high: Tensor, rows: Sequence[int] | None) -> Tensor:
         """Return the logits (B, 5, H, W) of the high-resolution image's segmentation, without a gradient."""
         with torch.no_grad(), unrecorded(self.nets):
             if rows is None or "segmentation" not in self._frozen:
@@ -190,7 +197,7 @@ class StageNetwork(nn.Module):
             return self._frozen_maps.of(rows, high, self.nets.segment)
 
 
-def _without_background(probabilities: Tensor | None) -> Tensor | None:
+def without_background(probabilities: Tensor | None) -> Tensor | None:
     """Return the lesion planes (B, 4, H, W) of a segmentation (B, 5, H, W), if there is one."""
     return None if probabilities is None else probabilities[:, :-1]
 

@@ -28,10 +28,11 @@ from retina_ray.explain.gmsv import Gmsv
 from retina_ray.losses.deepmt import pixel_loss, super_resolution_loss
 from retina_ray.methods.base import Evaluation, ParameterGroup
 from retina_ray.methods.deepmt import measures
-from retina_ray.methods.deepmt.graph import MapUse, StageName, StageNetwork, Wanted
+from retina_ray.methods.deepmt.graph import MapUse, StageName, StageNetwork, Wanted, without_background
 from retina_ray.methods.deepmt.plan import learning_rates, rate_changes
 from retina_ray.methods.deepmt.terms import TERMS, counted, loss_weights
 from retina_ray.models.backbones import weights_file
+from retina_ray.models.blocks import blocks
 from retina_ray.models.deepmt.grading import Grader
 from retina_ray.models.deepmt.network import DeepMTNetwork
 from retina_ray.models.deepmt.resampling import degrade
@@ -134,6 +135,19 @@ class DeepMT:
         grader = nets.grader if network.evidence is None else None
         return [net for net in (nets.super_resolution, nets.segmentation, grader) if net is not None]
 
+    def recomputed(self, network: nn.Module) -> list[nn.Module]:
+        """Return super-resolution, which is small, each layer of segmentation, and the blocks of such a grading net."""
+        assert isinstance(network, StageNetwork)
+        parts: list[nn.Module] = []
+        for net in self.differentiated_once(network):
+            if isinstance(net, Segmentation):
+                parts += [*net.down, *net.up]
+            elif isinstance(net, Grader):
+                parts += blocks(net.stages)
+            else:
+                parts.append(net)
+        return parts
+
     def training_rows(self, selection: Selection) -> np.ndarray:
         """Return the rows (n,) of the stage: all training images, in the grading stage those with a grade.
 
@@ -189,12 +203,16 @@ class DeepMT:
             images = nets.restore(low)
             values |= {"loss_pixel": pixel_loss(images, high, norm=self.config.loss.pixel_norm)}
             values |= measures.restoration(images, high, low, scale=self.config.scale, final=final)
-        lesions = None if nets.segmentation is None else nets.segment(images).softmax(dim=1)
-        if lesions is not None:
+        lesions = None
+        if nets.segmentation is not None:
+            # What validation sees in the grading stage is the same in every epoch; the test comes once.
+            same = self.stage == "grading" and not final
+            logits = model.lesion_logits_hr_of(images, batch.fixed_rows) if same else nets.segment(images)
+            lesions = logits.softmax(dim=1)
             values |= measures.segmentation(lesions, batch)
         if nets.grader is None:
             return Evaluation({}, values)
-        found = nets.grade(images, None if lesions is None else lesions[:, :-1])
+        found = nets.grade(images, without_background(lesions))
         probabilities = found.logits.float().softmax(dim=1)
         values |= measures.grading(probabilities, batch.grades[self.task], self.task)
         if final and (evidence := model.evidence_map(images, lesions)) is not None:
@@ -249,6 +267,7 @@ class DeepMT:
             ),
             evidence_hr=_map_use(compared="semi_supervised" in self.weights or (aware and maps), trained=fits_high),
             scores=aware and not maps,
+            feedback=evidence.feedback,
             apart=self.stage == "restoration" and self.config.stages.restoration.apart,
         )
 

@@ -29,7 +29,7 @@ def loss_weights(stage: StageName, config: DeepMTConfig) -> dict[str, float]:
     """Return the weight of every term of a stage, 0 for one that the configuration removes."""
     loss, segments = config.loss, config.segmentation.mode != "none"
     if stage == "grading":
-        return {"grading": 1.0, "map_fit": config.stages.grading.map_fit if segments else 0.0}
+        return {"grading": 1.0, "map_fit": config.stages.grading.map_fit}
     # Without a net to train there is nothing that its terms could tell it.
     learning = learning_rates(stage, config)
     trains_restoration, trains_segmentation = "super_resolution" in learning, "segmentation" in learning
@@ -48,7 +48,7 @@ def loss_weights(stage: StageName, config: DeepMTConfig) -> dict[str, float]:
     return weights | {
         "classification_aware": joint.classification_aware * trains_restoration,
         "semi_supervised": joint.semi_supervised * (trains_segmentation and maps),
-        "map_fit": joint.map_fit * (segments and maps),
+        "map_fit": joint.map_fit,
         "grading": 1.0,
     }
 
@@ -117,9 +117,10 @@ def _semi_supervised(outputs: StepOutputs, high: Tensor, batch: Batch, config: D
 
 
 def _map_fit(outputs: StepOutputs, high: Tensor, batch: Batch, config: DeepMTConfig, task: str) -> Tensor:
-    any_lesion = 1 - outputs["lesions_hr"][:, -1]
-    fitted = outputs["evidence_hr"] if config.stages.joint.map_fit_of == "high" else outputs["evidence"]
-    return (fitted - any_lesion).square().mean(dim=(1, 2))
+    joint, planes = config.stages.joint, outputs["lesions_hr"]  # "union" in what the grading stage is told
+    against = planes if joint.map_fit_against == "planes" else 1 - planes[:, -1:]
+    fitted = outputs["evidence_hr"] if joint.map_fit_of == "high" else outputs["evidence"]
+    return (fitted.unsqueeze(1) - against).square().mean(dim=(1, 2, 3))
 
 
 def _grading(outputs: StepOutputs, high: Tensor, batch: Batch, config: DeepMTConfig, task: str) -> Tensor:
