@@ -36,7 +36,7 @@ $(STAMP): requirements.lock pyproject.toml
 	fi
 	@touch $@
 
-demo: $(STAMP)  ## draw a small data set, train, report and query a model on the CPU
+demo: $(STAMP)  ## draw a small data set, train, search, report and query a model on the CPU (minutes)
 	$(BIN)/retina-ray demo
 
 test: $(STAMP)  ## run the tests (minutes; those that need a GPU skip themselves without one)
