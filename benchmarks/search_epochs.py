@@ -154,7 +154,7 @@ def epochs_to_reach(
     """
     plain = config.model_dump(mode="json")
     points = space.first(plain)
-    study = SearchStudy(space, (goal,), config=plain, points=points, seed=seed, parallel=False)
+    study = SearchStudy(space, (goal,), config=plain, points=points, seed=seed)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         journal = Journal(Store(folder))
         search = LiveSearch(journal, study, (goal,), halving=Halving(EPOCHS), trials=CONFIGURATIONS)

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("retina-ray", "ray", "torch", "torchvision", "numpy", "nvidia-dali-cuda130")
+PACKAGES = ("retina-ray", "ray", "torch", "torchvision", "numpy", "optuna", "nvidia-dali-cuda130")
 
 
 def environment() -> dict[str, Any]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from retina_ray.bundle import Bundle
 from retina_ray.config import RunConfig, dotted_paths, value_at
@@ -31,8 +31,14 @@ RUN_TAG = "retina_ray.run"
 MLFLOW_PARENT = "mlflow.parentRunId"
 """Tag by which MLflow nests runs."""
 
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+"""How a run ended; ``KILLED`` is from outside, by a user or a time limit."""
+
 _FAILURES_TOLERATED = 3
 """Failed log calls in a row; each may have waited out MLflow's own retries, minutes long."""
+
+_MOST_NESTED = 10_000
+"""Runs within a run that are looked at; MLflow's own limit is higher."""
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +52,7 @@ class Tracker:
     Args:
         config: the resolved configuration.
         run_name: name of the run below ``runtime.storage``.
-        resume: continue the MLflow run of the same address, if there is one.
+        resume: continue the MLflow run of the same address and parent, if there is one.
         parent: id of the MLflow run that this one is nested in.
 
     Raises:
@@ -74,7 +80,10 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+        self.end("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def end(self, status: RunStatus) -> None:
+        """Close the run, as leaving the block does."""
         self._attempt(lambda client: client.set_terminated(self._run_id, status))
 
     @property
@@ -82,13 +91,46 @@ class Tracker:
         """The MLflow run's id; empty where tracking is disabled."""
         return self._run_id
 
+    def nested(self, run_name: str, *, resume: bool) -> "Tracker | None":
+        """Open a run nested in this one; whoever asks for it ends it.
+
+        Args:
+            run_name: as the class has it.
+            resume: as the class has it.
+
+        Returns:
+            Its tracker, or None where tracking is disabled or MLflow fails, which costs a warning.
+        """
+        tracker = Tracker(self._config, run_name=run_name, resume=resume, parent=self._run_id)
+        self._attempt(tracker._open)
+        if not tracker.run_id:
+            return None
+        tracker._client = self._client
+        return tracker
+
+    def nested_statuses(self) -> dict[str, str]:
+        """Return MLflow's status of each run nested in this one, by name; nothing where MLflow does not answer."""
+        found: dict[str, str] = {}
+
+        def look(client: "MlflowClient") -> None:
+            mine = f'tags.`{MLFLOW_PARENT}` = "{self._run_id}"'
+            experiment = _experiment(client, self._config)
+            runs = client.search_runs([experiment], filter_string=mine, max_results=_MOST_NESTED)
+            found.update({run.info.run_name: run.info.status for run in runs})
+
+        self._attempt(look)
+        return found
+
     def log_figures(self, figures: Mapping[str, Any], *, step: int) -> None:
         """Record numbers at a step; what is no number is left out."""
         self._log_metrics(figures, step=step)
 
     def log_params(self, config: RunConfig) -> None:
         """Record the configuration by dotted path; a parameter that is already recorded keeps its first value."""
-        values = {path: value_at(config, path) for path in dotted_paths(config) if path != "tracking.uri"}
+        self.log_values({path: value_at(config, path) for path in dotted_paths(config) if path != "tracking.uri"})
+
+    def log_values(self, values: Mapping[str, Any]) -> None:
+        """Record parameters by dotted path, valid or not; one that is already recorded keeps its first value."""
 
         def log(client: "MlflowClient") -> None:
             from mlflow.entities import Param
@@ -96,6 +138,16 @@ class Tracker:
             known = client.get_run(self._run_id).data.params
             new = [Param(path, str(value)) for path, value in values.items() if path not in known]
             client.log_batch(self._run_id, params=new)
+
+        self._attempt(log)
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Record words by which MLflow finds the run."""
+
+        def log(client: "MlflowClient") -> None:
+            from mlflow.entities import RunTag
+
+            client.log_batch(self._run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
         self._attempt(log)
 
@@ -137,6 +189,8 @@ class Tracker:
         address = Store(self._config.runtime.storage).child(self._run_name).uri
         experiment = _experiment(client, self._config)
         wanted = f'tags.`{RUN_TAG}` = "{address}"'
+        if self._parent:  # a deleted search's trials have the addresses of those of a new one of its name
+            wanted += f' AND tags.`{MLFLOW_PARENT}` = "{self._parent}"'
         # newest first: a run of the same name may have been deleted and trained anew
         runs = client.search_runs([experiment], filter_string=wanted, max_results=1) if self._resume else []
         if runs:

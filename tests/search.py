@@ -1,6 +1,6 @@
 """A search without Ray or training: a space of two numbers and trials that follow a formula."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,16 @@ def a_search(
     trials: int,
     goals: tuple[Goal, ...] = (ACCURACY,),
     seed: int = 0,
+    points: Sequence[dict[str, Any]] = POINTS,
+    space: SearchSpace = SPACE,
+    check: Callable[[dict[str, Any]], object] = lambda overrides: None,
     listener: Callable[[TrialRecord], None] = lambda record: None,
 ) -> LiveSearch:
     """Return a search on the formula, fresh or as its journal says."""
-    study = SearchStudy(SPACE, goals, config={"any": 1}, points=POINTS, seed=seed, parallel=False)
+    study = SearchStudy(space, goals, config={"any": 1}, points=points, seed=seed)
     halving = Halving(EPOCHS) if len(goals) == 1 else None
     journal = Journal(Store(str(folder)), listener=listener)
-    return LiveSearch(journal, study, goals, halving=halving, trials=trials)
+    return LiveSearch(journal, study, goals, halving=halving, trials=trials, check=check)
 
 
 def run_through(search: LiveSearch) -> None:

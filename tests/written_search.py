@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import optuna
 
+from retina_ray.data.store import Store
 from retina_ray.orchestration.search_folder import SearchFolder, plain_goals
 from retina_ray.search.goals import Goal
 from retina_ray.search.journal import Journal, State
@@ -94,11 +95,12 @@ def write_search(
         "points": list(points),
         "fingerprint": "0" * 8,
     }
-    search = SearchFolder.claim(config, described, resume=False)
+    search = SearchFolder(Store(str(folder)).child(config.name))
+    search.begin(config, described)
     journal = Journal(search.store)
     named = SearchSpace("sall", space, lambda config: [], "accuracy", "max")
     plain = config.model_dump(mode="json")
-    study = SearchStudy(named, goals, config=plain, points=list(points), seed=0, parallel=False)
+    study = SearchStudy(named, goals, config=plain, points=list(points), seed=0)
     for number in range(trials):
         asked = study.ask()
         journal.ask(number, params=asked.params, distributions=asked.distributions, overrides=asked.overrides)

@@ -26,13 +26,15 @@ class SearchDisplay:
     Args:
         trials: how many there are to be.
         metrics: figures to show.
-        live: the table on a terminal, or None.
+        live: the table on a terminal, which the first event starts, or None.
+        unit: what trials report after, ``epoch`` or ``fold``.
     """
 
-    def __init__(self, trials: int, metrics: Sequence[str], live: Live | None) -> None:
+    def __init__(self, trials: int, metrics: Sequence[str], live: Live | None, *, unit: str = "epoch") -> None:
         self._trials = trials
         self._metrics = metrics
         self._live = live
+        self._unit = unit
         self._out = error_console()
         self._records: dict[int, TrialRecord] = {}
 
@@ -42,6 +44,7 @@ class SearchDisplay:
         if self._live is None:
             self._out.print(self._line(record), markup=False, soft_wrap=True)
         else:
+            self._live.start()
             self._live.update(self._table(), refresh=True)
 
     def _line(self, record: "TrialRecord") -> str:
@@ -50,8 +53,9 @@ class SearchDisplay:
             return f"{start}  failed: {record.reason}"
         if not record.reports:
             return f"{start}  {parameters(record)}"
-        left = f"  {self._left()}" if record.state != "running" else ""
-        return f"{start}  epoch {record.reports[-1].epoch:g}  {self._values(record)}  {record.state}{left}"
+        left = self._left() if record.state != "running" else ""
+        reached = f"{self._unit} {record.reports[-1].epoch:g}  {self._values(record)}"
+        return f"{start}  {reached}  {record.state}  {left}".rstrip()
 
     def _values(self, record: "TrialRecord") -> str:
         return "  ".join(f"{metric} {_figure(record.value(metric))}" for metric in self._metrics)
@@ -59,26 +63,29 @@ class SearchDisplay:
     def _table(self) -> Table:
         running = [record for record in self._records.values() if record.state == "running"]
         over = sorted(self._over(), key=lambda record: -(record.ended or 0))
-        table = Table(title=f"{len(over)} of {self._trials} trials  {self._left()}", title_justify="left")
-        for heading in ("trial", "parameters", "epoch", *self._metrics, "state"):
+        table = Table(title=f"{len(over)} of {self._trials} trials  {self._left()}".rstrip(), title_justify="left")
+        for heading in ("trial", "parameters", self._unit, *self._metrics, "state"):
             table.add_column(heading, overflow="fold", justify="left" if heading == "parameters" else "right")
         for record in (*running, *over)[:SHOWN]:
-            epoch = f"{record.reports[-1].epoch:g}" if record.reports else ""
+            done = f"{record.reports[-1].epoch:g}" if record.reports else ""
             values = [_figure(record.value(metric)) for metric in self._metrics]
             state = f"[{_COLOURS[record.state]}]{record.state}[/]"
-            table.add_row(str(record.number), parameters(record), epoch, *values, state)
+            table.add_row(str(record.number), parameters(record), done, *values, state)
         return table
 
     def _over(self) -> "list[TrialRecord]":
         return [record for record in self._records.values() if record.state != "running"]
 
     def _left(self) -> str:
-        """Return how long the rest takes if a trial takes as long as those before, and as many run as now."""
+        """Return how long the rest takes if a trial takes as long as those before, and as many run as now.
+
+        Those before are those that trained something: a result that was taken over is there within a second.
+        """
         over = self._over()
         missing = self._trials - len(over)
         if not missing:
             return "done"
-        took = [record.reports[-1].seconds for record in over if record.reports]
+        took = [record.reports[-1].seconds for record in over if "trained" in record.stages.values()]
         if not took:
             return ""
         seconds = sum(took) / len(took) * missing / max(1, len(self._records) - len(over))
@@ -91,14 +98,17 @@ def parameters(record: "TrialRecord") -> str:
 
 
 @contextmanager
-def search_display(trials: int, goals: "Sequence[Goal]") -> Iterator[SearchDisplay]:
-    """Show a search on standard error until the block ends."""
+def search_display(trials: int, goals: "Sequence[Goal]", *, unit: str = "epoch") -> Iterator[SearchDisplay]:
+    """Show a search on standard error, from its first event until the block ends."""
     out, metrics = error_console(), [goal.metric for goal in goals]
     if not out.is_terminal:
-        yield SearchDisplay(trials, metrics, None)
+        yield SearchDisplay(trials, metrics, None, unit=unit)
         return
-    with Live(console=out, auto_refresh=False) as live:
-        yield SearchDisplay(trials, metrics, live)
+    live = Live(console=out, auto_refresh=False)
+    try:
+        yield SearchDisplay(trials, metrics, live, unit=unit)
+    finally:
+        live.stop()
 
 
 def _figure(value: float | None) -> str:

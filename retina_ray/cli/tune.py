@@ -1,6 +1,7 @@
 """``retina-ray tune``: a hyper-parameter search, from its space to a registered winner."""
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from retina_ray.recipes import RECIPES
 if TYPE_CHECKING:
     from retina_ray.orchestration.tune_driver import SearchOptions
     from retina_ray.orchestration.tune_winner import Winner
+    from retina_ray.search.journal import TrialRecord
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -34,10 +36,10 @@ def tune(
     storage: Annotated[str | None, typer.Option("--storage", help="Folder or s3:// prefix for runs.")] = None,
     address: Annotated[str | None, typer.Option("--address", help="Ray cluster: local, auto, or host:port.")] = None,
     concurrent: Annotated[
-        int | None, typer.Option("--concurrent", min=1, help="Trials side by side; by default as many as fit.")
+        int | None, typer.Option("--concurrent", min=1, help="Most trials side by side; by default as many as fit.")
     ] = None,
     gpus_per_trial: Annotated[
-        float | None, typer.Option("--gpus-per-trial", min=0.0, help="GPUs of a trial; 0.5 lets two share one.")
+        float | None, typer.Option("--gpus-per-trial", help="GPUs of a trial; 0.5 lets two share one.")
     ] = None,
     scheduler: Annotated[
         Literal["asha", "none"], typer.Option("--scheduler", help="Whether trials that fall behind are stopped.")
@@ -115,8 +117,15 @@ def search_and_publish(config: RunConfig, options: "SearchOptions", *, resume: b
         note = "several metrics make a Pareto search, in which no trial is stopped early (--scheduler none)"
         error_console().print(note, style="yellow", markup=False)
     with connected(config.runtime, for_search=True):  # once for both
-        with search_display(options.trials, goals) as trials, stage_display() as stages:
-            search = run_search(config, options, resume=resume, listener=stages, on_trial=trials)
+        unit = "epoch" if options.cv is None else "fold"
+        with search_display(options.trials, goals, unit=unit) as trials, ExitStack() as first:
+            stages = first.enter_context(stage_display())
+
+            def on_trial(record: "TrialRecord") -> None:
+                first.close()  # the shared stages are over, and two displays would draw over each other
+                trials(record)
+
+            search = run_search(config, options, resume=resume, listener=stages, on_trial=on_trial)
         with stage_display() as stages:
             winner = publish_winner(search, stages)
     return search.folder.store.uri, winner

@@ -4,13 +4,13 @@ Ray Tune only runs trials here. Its own snapshots are not used: they lag behind 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from retina_ray.errors import RetinaRayError
+from retina_ray.errors import ConfigError, RetinaRayError
 from retina_ray.orchestration.halving import Halving
 from retina_ray.search.goals import Goal, require_figures
 from retina_ray.search.journal import Event, Journal, State
@@ -26,6 +26,7 @@ class LiveSearch:
         goals: what is optimised.
         halving: fresh; None where no trial is stopped early.
         trials: how many there are to be in all.
+        check: raises ConfigError for overrides that make no configuration; their trial fails, and is never run.
 
     Raises:
         ConfigError: the trials in the journal are not those that the study suggests.
@@ -39,20 +40,25 @@ class LiveSearch:
         *,
         halving: Halving | None,
         trials: int,
+        check: Callable[[dict[str, Any]], object] = lambda overrides: None,
     ) -> None:
         self._journal = journal
         self._study = study
         self._goals = goals
         self._halving = halving
         self._trials = trials
+        self._check = check
         self._running: set[int] = set()
+        self._waiting: list[int] = []
+        self._completed: list[dict[str, Any]] = []  # overrides
         self.error: RetinaRayError | None = None
         records = sorted(journal.trials.values(), key=lambda record: record.number)
         study.replay(records, self._repeat)
-        self._waiting = [record.number for record in records if record.state == "running"]
-        for number in [number for number in self._waiting if self.is_stopped(number)]:
-            self._waiting.remove(number)  # killed between the decision and its execution
-            self.end(number, "stopped")
+        for number in [record.number for record in records if record.state == "running"]:
+            if self.is_stopped(number):
+                self.end(number, "stopped")  # killed between the decision and its execution
+            else:
+                self._line_up(number)
 
     @property
     def left(self) -> int:
@@ -67,8 +73,8 @@ class LiveSearch:
         Returns:
             The trial; ``later`` where all that is left waits for one that runs; None where nothing is left.
         """
-        if not self._waiting and len(self._journal.trials) < self._trials:
-            self._waiting.append(self._ask())
+        while not self._waiting and len(self._journal.trials) < self._trials:
+            self._line_up(self._ask())
         for number in self._waiting:
             overrides = self._journal.trials[number].overrides
             if all(self._journal.trials[other].overrides != overrides for other in self._running):
@@ -87,6 +93,15 @@ class LiveSearch:
         )
         self._add(number)
         return number
+
+    def _line_up(self, number: int) -> None:
+        """Have a trial wait for its turn, or fail where it can have none."""
+        try:
+            self._check(self._journal.trials[number].overrides)
+        except ConfigError as error:
+            self.end(number, "failed", reason=str(error))
+        else:
+            self._waiting.append(number)
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
         """Take a trial's report and return whether it is to be stopped.
@@ -141,13 +156,17 @@ class LiveSearch:
             self._halving.add(number)
 
     def _judge(self, number: int, epoch: float, figures: Mapping[str, float | None]) -> bool:
-        if self._halving is None:
+        # An equal configuration was trained to its end: stopping saves nothing, and its value is known already.
+        if self._halving is None or self._journal.trials[number].overrides in self._completed:
             return False
         goal = self._goals[0]
         value = figures.get(goal.metric)
         return self._halving.stops(number, epoch, goal.gain(math.nan if value is None else value))
 
     def _close(self, number: int) -> None:
+        record = self._journal.trials[number]
+        if record.state == "complete":
+            self._completed.append(record.overrides)
         if self._halving is not None:
             self._halving.remove(number)
 

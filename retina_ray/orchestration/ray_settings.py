@@ -108,6 +108,25 @@ def connected(runtime: RuntimeConfig, *, for_search: bool = False) -> Iterator[N
             ray.shutdown()
 
 
+def require_dashboard() -> None:
+    """Refuse the cluster that this process is connected to unless it has a dashboard; `connected` says what for.
+
+    Raises:
+        ResourceError: it has none.
+    """
+    if ray.util.client.ray.is_connected():
+        return  # Ray's client knows of none; what follows would start a cluster
+    # Connected already, so this does nothing but return what the first call did, for which Ray has no other public way.
+    context = ray.init(ignore_reinit_error=True, configure_logging=False)
+    if not context.dashboard_url:
+        fix = (
+            "start its head node with ray start --head --include-dashboard=true, or set runtime.workers=0, or choose "
+            "--scheduler none without --time-budget"
+        )
+        what = "the Ray cluster has no dashboard, so trials that are stopped would keep their workers' CPUs"
+        raise ResourceError(what, ray.get_runtime_context().gcs_address, fix)
+
+
 def _set(environment: Mapping[str, str]) -> None:
     """Set variables that the user has not."""
     for name, value in environment.items():

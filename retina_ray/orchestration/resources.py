@@ -1,15 +1,20 @@
-"""What a run's workers get of the cluster's CPUs and GPUs, and whether that exists."""
+"""What a run's workers get of the CPUs and GPUs of a cluster's nodes, and whether that exists."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import ray
 import torch
 
 from retina_ray.config import RuntimeConfig
 from retina_ray.errors import ResourceError
 
 MAX_CPUS_PER_WORKER = 8
+
+Node = Mapping[str, float]
+"""``CPU`` and ``GPU`` of one machine, named as Ray names them; what is absent is 0."""
 
 
 @dataclass(frozen=True)
@@ -28,44 +33,90 @@ class WorkerResources:
     use_gpu: bool
     gpus: float = 1.0
 
-    def fit(self, cluster: Mapping[str, float]) -> int:
-        """Return how many worker groups of this shape the cluster holds at the same time."""
-        workers = max(1, self.workers)
-        groups = int(cluster.get("CPU", 0)) // (workers * self.cpus)
-        if not self.use_gpu:
-            return groups
-        return min(groups, int(cluster.get("GPU", 0) / self.gpus + 1e-6) // workers)
+    def fit(self, nodes: Sequence[Node]) -> int:
+        """Return how many worker groups of this shape the nodes hold at the same time.
+
+        A group may be spread over nodes; a worker is on one of them, and its part of a GPU is of one GPU.
+        """
+        return self.places(nodes) // max(1, self.workers)
+
+    def places(self, nodes: Sequence[Node]) -> int:
+        """Return how many workers of this shape the nodes hold at the same time."""
+        return sum(self._places(node) for node in nodes)
+
+    def grown(self, nodes: Sequence[Node], groups: int = 1) -> "WorkerResources":
+        """Return the share with the most CPUs, eight at most, of which that many groups fit; one CPU if none does."""
+        sizes = (replace(self, cpus=cpus) for cpus in range(MAX_CPUS_PER_WORKER, 1, -1))
+        return next((size for size in sizes if size.fit(nodes) >= groups), replace(self, cpus=1))
+
+    def _places(self, node: Node) -> int:
+        by_cpus = int(node.get("CPU", 0)) // self.cpus
+        return min(by_cpus, gpu_places([node], self.gpus)) if self.use_gpu else by_cpus
 
 
-def share_out(runtime: RuntimeConfig, cluster: Mapping[str, float]) -> WorkerResources:
+def share_out(runtime: RuntimeConfig, nodes: Sequence[Node]) -> WorkerResources:
     """Decide each worker's share.
 
     Args:
         runtime: the configured number of workers, GPUs and CPUs.
-        cluster: total ``CPU`` and ``GPU`` of the cluster.
+        nodes: what each node of the cluster has in all.
 
     Raises:
-        ResourceError: the cluster is too small.
+        ResourceError: the cluster, or each of its nodes, is too small.
     """
-    total_cpus, total_gpus = int(cluster.get("CPU", 0)), cluster.get("GPU", 0.0)
-    workers = max(1, runtime.workers)
-    gpus = workers * runtime.gpus_per_worker
-    use_gpu = total_gpus >= gpus if runtime.use_gpu == "auto" else runtime.use_gpu
-    if use_gpu and total_gpus < gpus:
-        raise ResourceError("not enough GPUs", f"{gpus:g} asked for, {total_gpus:g} there", "lower runtime.workers")
-    fair = min(MAX_CPUS_PER_WORKER, max(1, total_cpus // workers))
-    cpus = fair if runtime.cpus_per_worker == "auto" else runtime.cpus_per_worker
-    if workers * cpus > total_cpus:
-        asked = f"{workers} workers x {cpus} CPUs asked for, {total_cpus} CPUs there"
-        raise ResourceError("not enough CPUs", asked, "lower runtime.workers or runtime.cpus_per_worker")
-    return WorkerResources(workers=runtime.workers, cpus=cpus, use_gpu=use_gpu, gpus=runtime.gpus_per_worker)
+    workers, gpus = max(1, runtime.workers), runtime.gpus_per_worker
+    enough = gpu_places(nodes, gpus) >= workers
+    use_gpu = enough if runtime.use_gpu == "auto" else runtime.use_gpu
+    if use_gpu and not enough:
+        asked = f"{workers}" if gpus == 1 else f"{workers} x {gpus:g}"
+        fix = "lower runtime.workers or runtime.gpus_per_worker, or set runtime.use_gpu=false"
+        raise ResourceError("not enough GPUs", f"{asked} asked for, {_total(nodes, 'GPU'):g} there", fix)
+    share = WorkerResources(workers=runtime.workers, cpus=1, use_gpu=use_gpu, gpus=gpus)
+    cpus = runtime.cpus_per_worker
+    share = share.grown(nodes) if cpus == "auto" else replace(share, cpus=cpus)
+    _check(share, nodes)
+    return share
 
 
-def local_resources() -> dict[str, float]:
-    """Return the CPUs and GPUs that this process may use, named as Ray names a cluster's."""
-    return {"CPU": local_cpus(), "GPU": torch.cuda.device_count()}
+def gpu_places(nodes: Sequence[Node], gpus: float) -> int:
+    """Return how many workers the nodes' GPUs hold, each with at most one GPU: two with 0.6 do not fit on one."""
+    return int(_total(nodes, "GPU")) * int(1 / gpus + 1e-6)
+
+
+def cluster_resources() -> list[Node]:
+    """Return what each living node of the cluster has that this process is connected to."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def local_resources() -> list[Node]:
+    """Return what this process may use, as a cluster of one node."""
+    return [{"CPU": local_cpus(), "GPU": torch.cuda.device_count()}]
 
 
 def local_cpus() -> int:
     """Return the CPUs this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def _check(share: WorkerResources, nodes: Sequence[Node]) -> None:
+    """Raise ResourceError unless the nodes hold all workers."""
+    places, workers = share.places(nodes), max(1, share.workers)
+    if not places:
+        needed = _size({"CPU": share.cpus, "GPU": share.gpus if share.use_gpu else 0})
+        there = ", ".join(f"{number} of {size}" for size, number in Counter(map(_size, nodes)).most_common())
+        fix = "start such a node" + (", or lower runtime.cpus_per_worker" if share.cpus > 1 else "")
+        raise ResourceError("no node holds a worker", f"{needed} needed, nodes there: {there or 'none'}", fix)
+    if places < workers:
+        asked = f"{workers} workers x {share.cpus} CPUs asked for, {int(_total(nodes, 'CPU'))} CPUs there"
+        room = f" on {len(nodes)} nodes, which hold {places} workers" if len(nodes) > 1 else ""
+        raise ResourceError("not enough CPUs", asked + room, "lower runtime.workers or runtime.cpus_per_worker")
+
+
+def _total(nodes: Sequence[Node], kind: str) -> float:
+    return sum(node.get(kind, 0.0) for node in nodes)
+
+
+def _size(node: Node) -> str:
+    """Describe a node's size, such as ``8 CPUs and 1 GPUs``."""
+    gpus = f" and {node['GPU']:g} GPUs" if node.get("GPU") else ""
+    return f"{node.get('CPU', 0):g} CPUs{gpus}"

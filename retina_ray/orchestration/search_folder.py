@@ -1,11 +1,12 @@
 """The folder of a search: what is searched for, its trials, its winner and its report.
 
 ``<storage>/<search name>/``: ``search.json`` (space, goals, options, state, winner), ``config.yaml`` (what the search
-starts from), ``trials/`` (the journal) and ``report.html``.
+starts from), ``trials/`` (the journal), ``tune/`` (Ray Tune's own files, which nothing of ours reads), ``winner.yaml``
+(the winner's configuration) and ``report.html``.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -35,28 +36,41 @@ class SearchFolder:
     store: Store
 
     @classmethod
-    def claim(cls, config: RunConfig, described: dict[str, Any], *, resume: bool) -> "SearchFolder":
-        """Return the folder of a search that begins there or goes on there, with its description written.
+    @contextmanager
+    def claim(
+        cls, config: RunConfig, described: Mapping[str, Any], *, resume: bool
+    ) -> Iterator[tuple["SearchFolder", bool]]:
+        """Give the folder of a search that may begin there or go on there, and whether it goes on; writes nothing.
+
+        Until the block ends, no other process of this machine can claim it.
 
         Args:
             config: what the search starts from.
-            described: what it searches and how: everything that its course depends on.
+            described: what it searches and how: everything that its course depends on, and as ``artifacts`` the
+                addresses of the stages that a trial consists of where nothing is suggested.
             resume: whether a search of the same name may be continued.
 
         Raises:
-            ConfigError: the search exists and is not to be resumed, or it was another one, or a run has the name.
+            ConfigError: the search runs, or it exists and is not to be resumed, or it was another one or was begun
+                under other conditions, or a run has the name.
         """
         folder = cls(Store(config.runtime.storage).child(config.name))
         if folder.store.exists(RUN):
             raise ConfigError("a run has this name", folder.store.uri, "choose another --name")
-        if folder.store.exists(SEARCH):
-            if not resume:
+        with folder._alone():
+            exists = folder.is_there
+            if exists and not resume:
                 fix = "add --resume to continue it, or choose another --name"
                 raise ConfigError("the search exists", folder.store.uri, fix)
-            folder._check_same(config, described)
-        folder.store.write_bytes(CONFIG, to_yaml(config).encode())
-        folder.update(**described, environment=environment(), started=datetime.now(UTC).isoformat(timespec="seconds"))
-        return folder
+            if exists:
+                folder._check_same(config, described)
+            yield folder, exists
+
+    def begin(self, config: RunConfig, described: Mapping[str, Any]) -> None:
+        """Write what a claimed search is; what is known already of one that goes on stays."""
+        self.store.write_bytes(CONFIG, to_yaml(config).encode())
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.update(**described, finished=False, environment=environment(), started=started)
 
     @classmethod
     def open(cls, path: str) -> "SearchFolder":
@@ -74,21 +88,6 @@ class SearchFolder:
     def is_there(self) -> bool:
         """Whether the folder holds a search."""
         return self.store.exists(SEARCH)
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes of this machine from running the same search until the block ends.
-
-        Raises:
-            ConfigError: one does already.
-        """
-        with ExitStack() as held:
-            if self.store.is_local:
-                try:
-                    held.enter_context(locked(self.store.local_path / ".lock", wait=False))
-                except BlockingIOError:
-                    raise ConfigError("the search is running", self.store.uri, "wait for it, or end it") from None
-            yield
 
     def update(self, **facts: Any) -> None:
         """Add facts to ``search.json``."""
@@ -111,7 +110,17 @@ class SearchFolder:
         """Return the trials, by number."""
         return read_trials(self.store)
 
-    def _check_same(self, config: RunConfig, described: dict[str, Any]) -> None:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with ExitStack() as held:
+            if self.store.is_local:
+                try:
+                    held.enter_context(locked(self.store.local_path / ".lock", wait=False))
+                except BlockingIOError:
+                    raise ConfigError("the search is running", self.store.uri, "wait for it, or end it") from None
+            yield
+
+    def _check_same(self, config: RunConfig, described: Mapping[str, Any]) -> None:
         fix = "give the same options as before, or choose another --name"
         before, known = self.config().model_dump(mode="json"), self.describe()
         after = config.model_dump(mode="json")
@@ -120,8 +129,13 @@ class SearchFolder:
                 raise ConfigError("the search to resume differs in section", section, fix)
         plain = json.loads(json_text(described))
         for name, value in plain.items():
-            if name != "trials" and known.get(name) != value:
+            if name not in ("trials", "artifacts") and known.get(name) != value:
                 raise ConfigError(f"the search to resume had another {name}", f"{known.get(name)}, now {value}", fix)
+        first, now = known.get("artifacts", {}), plain.get("artifacts", {})
+        changed = ", ".join(name for name in now if first.get(name) != now[name])
+        if changed:  # else all that is finished would be trained anew, and trials compared that are not alike
+            fix = "resume with the same weights, number of workers, loader and device, or choose another --name"
+            raise ConfigError("the search to resume was begun under other conditions, which concern", changed, fix)
 
 
 def plain_goals(goals: tuple[Goal, ...]) -> list[dict[str, str]]:

@@ -30,8 +30,8 @@ def report_search(folder: SearchFolder) -> str:
 def gather(folder: SearchFolder) -> SearchData:
     """Return everything a search's report shows; what is not there yet is left out, with a note why."""
     config, described, goals, trials = folder.config(), folder.describe(), folder.goals(), folder.trials()
-    front = pareto_front(trials, goals)
-    best = best_trial(trials, goals).number if front else None
+    front = pareto_front(trials, goals, folds=described["cv"])
+    best = best_trial(trials, goals, folds=described["cv"]).number if front else None
     run, notes = _winner_run(folder, described)
     winner = described["winner"] if run else best
     return SearchData(

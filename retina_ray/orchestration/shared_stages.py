@@ -11,7 +11,7 @@ from retina_ray.errors import ResourceError
 from retina_ray.methods import catalogue
 from retina_ray.methods.base import Stage
 from retina_ray.orchestration.preparation import PlannedRun
-from retina_ray.orchestration.resources import local_resources, share_out
+from retina_ray.orchestration.resources import Node, gpu_places, local_resources, share_out
 from retina_ray.orchestration.stages import StageRunner
 from retina_ray.search.space import SearchSpace
 
@@ -58,17 +58,17 @@ def train_shared(
     drawn: Sequence[Mapping[str, Any]],
     listener: Callable[[dict[str, Any]], None],
     *,
-    cluster: Mapping[str, float],
+    nodes: Sequence[Node],
 ) -> None:
     """Train the shared stages with all that the cluster has.
 
     Raises:
         RetinaRayError: as raised by a stage, or they cannot train where the search runs.
     """
-    resources = share_out(run.config.runtime, cluster)
-    if resources.workers == 0 and resources.use_gpu and not local_resources()["GPU"]:
+    resources = share_out(run.config.runtime, nodes)
+    if resources.workers == 0 and resources.use_gpu and not gpu_places(local_resources(), 1.0):
         fix = "set runtime.workers=1, so that the stages that trials share train on a worker of the cluster"
         raise ResourceError("no GPU on the machine that runs the search", "runtime.workers=0", fix)
     keys = run.keys(use_gpu=resources.use_gpu)
-    runner = StageRunner(run.config, run.plan, keys, listener, resources=resources, cluster=cluster)
+    runner = StageRunner(run.config, run.plan, keys, listener, resources=resources, slots=resources.fit(nodes))
     runner.run(shared_stages(run, drawn, use_gpu=resources.use_gpu))

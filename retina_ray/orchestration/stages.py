@@ -41,7 +41,7 @@ class StageRunner:
         keys: artifact key by stage name; also an attribute.
         listener: receives progress records, from any thread.
         resources: share of each worker.
-        cluster: total ``CPU`` and ``GPU`` that there are.
+        slots: stages that may train side by side on workers of their own, 1 or more.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class StageRunner:
         listener: Listener,
         *,
         resources: WorkerResources,
-        cluster: Mapping[str, float],
+        slots: int,
     ) -> None:
         self._config = config
         self._plan = plan
         self.keys = keys
         self._listener = listener
         self._resources = resources
-        self._cluster = cluster
+        self._slots = slots
         self._artifacts = Store(config.runtime.storage).child("artifacts")
 
     def run(self, stages: Sequence[Stage]) -> dict[str, Artifact]:
@@ -73,16 +73,15 @@ class StageRunner:
         """
         if self._resources.workers == 0:
             return {stage.name: self._ensure(stage, self._run_in_process) for stage in stages}
-        slots = max(1, self._resources.fit(self._cluster))
         with relay_to(self._listener) as relay:
-            return self._run_side_by_side(stages, slots, lambda stage: self._run_on_ray(stage, relay))
+            return self._run_side_by_side(stages, lambda stage: self._run_on_ray(stage, relay))
 
-    def _run_side_by_side(self, stages: Sequence[Stage], slots: int, run: Any) -> dict[str, Artifact]:
+    def _run_side_by_side(self, stages: Sequence[Stage], run: Any) -> dict[str, Artifact]:
         """Run each stage as soon as those it needs are finished and a slot is free."""
         finished: dict[str, Artifact] = {}
         waiting = list(stages)
         running: dict[Future[Artifact], Stage] = {}
-        pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="stage")
+        pool = ThreadPoolExecutor(max_workers=self._slots, thread_name_prefix="stage")
         try:
             while waiting or running:
                 for stage in [stage for stage in waiting if all(need in finished for need in stage.needs)]:

@@ -5,14 +5,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
 from retina_ray.config import RunConfig
 from retina_ray.methods.base import TEST
 from retina_ray.metrics.summary import TaskSummary
 from retina_ray.orchestration.preparation import PlannedRun, PreparedRun, prepare
 from retina_ray.orchestration.ray_settings import connected
-from retina_ray.orchestration.resources import local_resources, share_out
+from retina_ray.orchestration.resources import cluster_resources, local_resources, share_out
 from retina_ray.orchestration.run_folder import RunFolder, summarise_test
 from retina_ray.orchestration.stages import StageRunner
 from retina_ray.training.artifact import Artifact
@@ -70,15 +68,24 @@ def execute(run: PreparedRun, listener: Callable[[Record], None]) -> RunResult:
 
 
 @contextmanager
-def stage_runner(run: PlannedRun, listener: Callable[[Record], None]) -> Iterator[StageRunner]:
+def stage_runner(
+    run: PlannedRun, listener: Callable[[Record], None], *, slots: int | None = None
+) -> Iterator[StageRunner]:
     """Connect to Ray if the run trains on it, and give what runs its stages until the block ends.
+
+    Args:
+        run: whose stages.
+        listener: receives progress records.
+        slots: stages that may train side by side; None: as many as the cluster holds. A trial of a search has one,
+            since the others are those of its neighbours.
 
     Raises:
         ResourceError: the cluster cannot be reached or is too small.
     """
     runtime = run.config.runtime
     with connected(runtime) if runtime.workers else nullcontext():
-        cluster = ray.cluster_resources() if runtime.workers else local_resources()
-        resources = share_out(runtime, cluster)
+        nodes = cluster_resources() if runtime.workers else local_resources()
+        resources = share_out(runtime, nodes)
         keys = run.keys(use_gpu=resources.use_gpu)
-        yield StageRunner(run.config, run.plan, keys, listener, resources=resources, cluster=cluster)
+        slots = resources.fit(nodes) if slots is None else slots
+        yield StageRunner(run.config, run.plan, keys, listener, resources=resources, slots=slots)

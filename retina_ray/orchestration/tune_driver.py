@@ -1,25 +1,27 @@
 """A hyper-parameter search from its space to its trials: Ray Tune runs them, each with the `train_driver`'s stages."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import ray
 import ray.tune
 
 from retina_ray.config import RunConfig, override
 from retina_ray.data.store import Store
+from retina_ray.errors import ConfigError
 from retina_ray.orchestration.halving import Halving
 from retina_ray.orchestration.live_search import JournalScheduler, JournalSearcher, LiveSearch
 from retina_ray.orchestration.preparation import PlannedRun, plan_run
-from retina_ray.orchestration.ray_settings import connected
-from retina_ray.orchestration.resources import WorkerResources, share_out
+from retina_ray.orchestration.ray_settings import connected, require_dashboard
+from retina_ray.orchestration.resources import WorkerResources, cluster_resources
 from retina_ray.orchestration.search_folder import SearchFolder, plain_goals
 from retina_ray.orchestration.search_tracking import SearchTracker
 from retina_ray.orchestration.shared_stages import draw, train_shared
+from retina_ray.orchestration.trial_resources import share_among_trials, with_gpus
 from retina_ray.orchestration.tune_trial import fold_config, run_trial
-from retina_ray.search.goals import Goal, goals_of
+from retina_ray.search.goals import Goal, goals_of, require_comparable
 from retina_ray.search.journal import Journal, TrialRecord
 from retina_ray.search.space import load_space
 from retina_ray.search.study import SearchStudy
@@ -96,13 +98,18 @@ def run_search(
     Raises:
         RetinaRayError: the space, the configuration or the cluster will not do.
     """
+    if options.cv and config.data.folds is not None:
+        what = "a search with --cv deals its folds itself, and its trials would see test images of data.fold"
+        raise ConfigError(what, f"data.folds={config.data.folds}", "leave out one of the two")
     space = load_space(options.space)
     goals = goals_of(space, options.metric)
-    config = _with_gpus(config, options)
+    config = with_gpus(config, options.gpus_per_trial)
     plain = config.model_dump(mode="json")
     points = tuple(space.first(plain) if options.points is None else options.points)
     halves = options.scheduler == "asha" and len(goals) == 1
+    study = SearchStudy(space, goals, config=plain, points=points, seed=config.seed)
     drawn = draw(space, config, points)
+    require_comparable(goals, drawn)
     run = plan_run(config)
     described = {
         "space": options.space,
@@ -115,61 +122,56 @@ def run_search(
     }
     with ExitStack() as stack:
         stack.enter_context(connected(run.config.runtime, for_search=True))
-        cluster = ray.cluster_resources()
-        share, concurrent = share_among_trials(run.config, options, cluster)
-        folder = SearchFolder.claim(run.config, described, resume=resume)
-        stack.enter_context(folder.alone())
-        for each in _folds(run, options.cv):
-            train_shared(each, drawn, listener, cluster=cluster)
-        tracker = stack.enter_context(SearchTracker(run.config, resume=resume))
+        nodes = cluster_resources()
+        share, concurrent = share_among_trials(
+            run.config.runtime, nodes, concurrent=options.concurrent, gpus_per_trial=options.gpus_per_trial
+        )
+        if share.workers and (halves or options.time_budget_s is not None):
+            require_dashboard()
+        folds = _folds(run, options.cv)
+        described["artifacts"] = _addresses(folds, use_gpu=share.use_gpu)
+        folder, resumed = stack.enter_context(SearchFolder.claim(run.config, described, resume=resume))
+        tracker = stack.enter_context(SearchTracker(run.config, resume=resumed))
+        folder.begin(run.config, described)
+        for fold in folds:
+            train_shared(fold, drawn, listener, nodes=nodes)
 
         def heard(record: TrialRecord) -> None:
             tracker(record)
             on_trial(record)
 
         journal = Journal(folder.store, listener=heard)
+        tracker.catch_up(journal.trials.values())
         for record in journal.trials.values():
             if record.state != "running":
                 on_trial(record)
-        study = SearchStudy(space, goals, config=plain, points=points, seed=run.config.seed, parallel=concurrent > 1)
         budget = options.cv or _final_epochs(run)
-        live = LiveSearch(journal, study, goals, halving=Halving(budget) if halves else None, trials=options.trials)
+        live = LiveSearch(
+            journal,
+            study,
+            goals,
+            halving=Halving(budget) if halves else None,
+            trials=options.trials,
+            check=partial(override, run.config),
+        )
         if live.left:
             _tune(run.config, folder.store, live, options, share=share, concurrent=concurrent)
         return SearchResult(folder, run.config, goals, folder.trials(), tracker.run_id)
 
 
-def share_among_trials(
-    config: RunConfig, options: SearchOptions, cluster: Mapping[str, float]
-) -> tuple[WorkerResources, int]:
-    """Return what each worker of a trial gets, and how many trials run side by side.
-
-    Where CPUs per worker are left open, they are those that the asked number of trials leaves; without such a number,
-    a trial gets what a single run would.
-
-    Raises:
-        ResourceError: not even one trial fits.
-    """
-    whole = share_out(config.runtime, cluster)
-    if config.runtime.cpus_per_worker == "auto" and options.concurrent:
-        workers = max(1, config.runtime.workers)
-        whole = replace(
-            whole, cpus=max(1, min(whole.cpus, int(cluster.get("CPU", 0)) // (workers * options.concurrent)))
-        )
-    fit = whole.fit(cluster)
-    return whole, min(fit, options.concurrent) if options.concurrent else fit
-
-
-def _with_gpus(config: RunConfig, options: SearchOptions) -> RunConfig:
-    if options.gpus_per_trial is None:
-        return config
-    workers = max(1, config.runtime.workers)
-    return override(config, {"runtime.use_gpu": True, "runtime.gpus_per_worker": options.gpus_per_trial / workers})
-
-
 def _folds(run: PlannedRun, folds: int | None) -> list[PlannedRun]:
     """Return the runs that a trial consists of."""
     return [run] if folds is None else [plan_run(fold_config(run.config, folds, fold)) for fold in range(folds)]
+
+
+def _addresses(folds: Sequence[PlannedRun], *, use_gpu: bool) -> dict[str, str]:
+    """Return the address of each stage that a trial trains, folds of cross-validation apart."""
+    found = {}
+    for number, fold in enumerate(folds):
+        keys = fold.keys(use_gpu=use_gpu)
+        suffix = f"/{number}" if len(folds) > 1 else ""
+        found.update({f"{stage.name}{suffix}": keys[stage.name] for stage in fold.plan.without_test().stages})
+    return found
 
 
 def _final_epochs(run: PlannedRun) -> int:

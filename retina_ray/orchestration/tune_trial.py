@@ -82,7 +82,7 @@ def fold_config(config: RunConfig, folds: int, fold: int) -> RunConfig:
 def _train(config: RunConfig, report: Reporter) -> None:
     run = plan_run(config)
     follower = _Follower(run.plan, config.method.tasks, report)
-    with stage_runner(run, follower) as runner:
+    with stage_runner(run, follower, slots=1) as runner:
         runner.run(run.plan.without_test().stages)
 
 
@@ -114,6 +114,8 @@ class _Follower:
             self._histories[stage] = []
             self._take(stage, record["history"])
         elif kind == "epoch":
+            # Workers that begin anew without a checkpoint do not say so: what they repeat, they had lost.
+            self._histories[stage] = [each for each in self._histories[stage] if each["epoch"] < record["epoch"]]
             self._take(stage, [record])
 
     def _take(self, stage: str, epochs: Sequence[Record]) -> None:

@@ -34,7 +34,7 @@ def publish_winner(search: SearchResult, listener: Callable[[dict[str, Any]], No
     Raises:
         RetinaRayError: no trial has a result, or as `train_and_publish`.
     """
-    trial = best_trial(search.trials, search.goals)
+    trial = best_trial(search.trials, search.goals, folds=search.folder.describe()["cv"])
     config = winner_config(search.config, trial)
     search.folder.store.write_bytes(WINNER_YAML, to_yaml(config).encode())
     published = train_and_publish(config, resume=True, listener=listener, parent=search.mlflow_run)

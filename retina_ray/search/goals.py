@@ -12,8 +12,11 @@ from retina_ray.search.space import SearchSpace
 Mode = Literal["max", "min"]
 
 PREFIX = "validation_"
-MEANS = ("accuracy", "kappa", "kappa_quadratic", "auroc", "ece")
+MEANS = ("accuracy", "kappa", "kappa_quadratic", "auroc", "ece", "loss")
 """Figures of single tasks, ``kappa_dr``, that also exist as the mean over the tasks, ``kappa``."""
+
+LOSS_WEIGHTS = ("method.loss_weight.", "method.loss.")
+"""How the paths of the weights of a method's losses begin."""
 
 _SECONDS = "s"
 """The time that a validation took, which is no figure of the network."""
@@ -75,6 +78,22 @@ def goals_of(space: SearchSpace, metrics: str | None) -> tuple[Goal, ...]:
 
 def _usual_mode(metric: str) -> Mode:
     return "min" if metric.startswith(_SMALLER_IS_BETTER) else "max"
+
+
+def require_comparable(goals: Sequence[Goal], drawn: Iterable[Mapping[str, Any]]) -> None:
+    """Check that a goal means the same in every trial.
+
+    Args:
+        goals: what to optimise.
+        drawn: some suggestions, values by dotted path.
+
+    Raises:
+        ConfigError: the criterion, a weighted sum of losses, is to be optimised over its own weights.
+    """
+    weights = sorted({path for overrides in drawn for path in overrides if path.startswith(LOSS_WEIGHTS)})
+    if weights and any(goal.metric == "criterion" for goal in goals):
+        what = "the criterion is the loss as a trial weighs it, and the least weight would win"
+        raise ConfigError(what, f"the space varies {', '.join(weights)}", "optimise loss, which has no weights")
 
 
 def require_figures(goals: Sequence[Goal], found: Mapping[str, Any]) -> None:

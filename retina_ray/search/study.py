@@ -4,6 +4,8 @@ A sampler's suggestions follow from its seed and from what it was asked and told
 resumed search needs: replayed into a fresh study, it ends in the state of the one that was killed.
 """
 
+import difflib
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +17,7 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import TrialState
 
 from retina_ray.errors import ConfigError
+from retina_ray.metrics.json_text import json_text
 from retina_ray.search.goals import Goal
 from retina_ray.search.journal import Event, Report, TrialRecord, events
 from retina_ray.search.space import SearchSpace
@@ -24,7 +27,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A trial to run.
+    """A trial to run, its values as the journal gives them back: a tuple, of which JSON knows nothing, is a list.
 
     Attributes:
         params: by the names that the space gave them.
@@ -46,7 +49,9 @@ class SearchStudy:
         config: the configuration that the search starts from, as plain values.
         points: parameters of the first trials.
         seed: of the sampler.
-        parallel: whether trials run side by side, so that the sampler must reckon with unfinished ones.
+
+    Raises:
+        ConfigError: the search space fails, or a point names a parameter that it does not draw.
     """
 
     def __init__(
@@ -57,13 +62,15 @@ class SearchStudy:
         config: dict[str, Any],
         points: Sequence[dict[str, Any]],
         seed: int,
-        parallel: bool,
     ) -> None:
         self._space = space
         self._goals = goals
+        _check_points(space, config, points)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=parallel)
+            # The lie is that unfinished trials are bad. It is told even where trials run one by one and it changes
+            # nothing, so that a search may be resumed with more or fewer side by side.
+            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         self._study = optuna.create_study(directions=[goal.direction for goal in goals], sampler=sampler)
         self._study.set_user_attr("config", config)
         for point in points:
@@ -82,7 +89,7 @@ class SearchStudy:
             overrides = self._space.overrides(trial)
         self._trials[trial.number] = trial
         distributions = {name: distribution_to_json(each) for name, each in trial.distributions.items()}
-        return Suggestion(dict(trial.params), distributions, overrides)
+        return Suggestion(_as_stored(trial.params), distributions, _as_stored(overrides))
 
     def report(self, number: int, report: Report, *, step: int) -> None:
         """Tell what a running trial has reached, which a Pareto search does not use."""
@@ -131,6 +138,28 @@ class SearchStudy:
             )
 
 
+def _check_points(space: SearchSpace, config: dict[str, Any], points: Sequence[dict[str, Any]]) -> None:
+    """Refuse points that Optuna would silently replace, in part, by random values."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.set_user_attr("config", config)
+    for point in points:
+        study.enqueue_trial(point)
+        trial = study.ask()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `SearchStudy.ask`
+            space.overrides(trial)
+        for name in point:
+            if name not in trial.params:
+                near = difflib.get_close_matches(str(name), trial.params, n=1, cutoff=0.0)
+                hint = f"did you mean {near[0]}? " if near else ""
+                fix = f"{hint}With this point it draws {', '.join(sorted(trial.params)) or 'nothing'}"
+                raise ConfigError("a point names what the search space does not draw", name, fix)
+
+
+def _as_stored(values: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(json_text(values)))
+
+
 def finished_study(records: Sequence[TrialRecord], goals: Sequence[Goal]) -> optuna.Study:
     """Return the trials that have a value as a study that Optuna can analyse.
 
@@ -140,8 +169,9 @@ def finished_study(records: Sequence[TrialRecord], goals: Sequence[Goal]) -> opt
     for record in records:
         values = values_of(record, goals)
         if record.state in ("complete", "stopped") and values is not None:
-            distributions = {name: json_to_distribution(text) for name, text in record.distributions.items()}
-            with suppress(ValueError):
+            with suppress(ValueError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # choices that are lists do very well in memory
+                distributions = {name: json_to_distribution(text) for name, text in record.distributions.items()}
                 trial = optuna.trial.create_trial(params=record.params, distributions=distributions, values=values)
                 study.add_trial(trial)
     return study

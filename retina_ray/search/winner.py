@@ -11,13 +11,18 @@ from retina_ray.search.journal import TrialRecord
 from retina_ray.search.study import values_of
 
 
-def best_trial(records: Sequence[TrialRecord], goals: Sequence[Goal]) -> TrialRecord:
-    """Return the trial with the best last value, stopped ones too; of a Pareto front, the best by the first goal.
+def best_trial(records: Sequence[TrialRecord], goals: Sequence[Goal], *, folds: int | None = None) -> TrialRecord:
+    """Return the trial with the best last value; of a Pareto front, the best by the first goal.
+
+    Args:
+        records: of a search.
+        goals: what it optimises.
+        folds: as for `pareto_front`.
 
     Raises:
         ConfigError: no trial has a value.
     """
-    front = pareto_front(records, goals)
+    front = pareto_front(records, goals, folds=folds)
     if not front:
         failed = [record for record in records if record.reason]
         why = f"trial {failed[0].number}: {failed[0].reason}" if failed else f"of {len(records)} none reported"
@@ -27,17 +32,36 @@ def best_trial(records: Sequence[TrialRecord], goals: Sequence[Goal]) -> TrialRe
     return max(front, key=lambda record: (goal.gain((values_of(record, goals) or [0.0])[0]), -record.number))
 
 
-def pareto_front(records: Sequence[TrialRecord], goals: Sequence[Goal]) -> list[TrialRecord]:
-    """Return the trials that no other one beats in every goal, by number; of one goal, those with the best value."""
+def pareto_front(
+    records: Sequence[TrialRecord], goals: Sequence[Goal], *, folds: int | None = None
+) -> list[TrialRecord]:
+    """Return the trials that no other one beats in every goal, by number; of one goal, those with the best value.
+
+    Stopped ones too: the winner is trained to its end; those cut by a time budget where no other has a value. With
+    cross-validation only those that got through the most folds, all of them where any trial did, since a mean over
+    fewer is one over other images.
+
+    Args:
+        records: of a search.
+        goals: what it optimises.
+        folds: of cross-validation; None: none.
+    """
     study = optuna.create_study(directions=[goal.direction for goal in goals])
-    measured: list[tuple[TrialRecord, list[float]]] = []
-    for record in records:
-        values = values_of(record, goals)
-        if record.state in ("complete", "stopped") and values is not None:
-            measured.append((record, values))
-            study.add_trial(optuna.trial.create_trial(values=values))
+    measured = _measured(records, goals, ("complete", "stopped")) or _measured(records, goals, ("running",))
+    if folds is not None:
+        most = max((record.reports[-1].epoch for record, _ in measured), default=0.0)
+        measured = [(record, values) for record, values in measured if record.reports[-1].epoch == most]
+    for _, values in measured:
+        study.add_trial(optuna.trial.create_trial(values=values))
     best = [trial.values for trial in study.best_trials]
     return [record for record, values in measured if values in best]
+
+
+def _measured(
+    records: Sequence[TrialRecord], goals: Sequence[Goal], states: Sequence[str]
+) -> list[tuple[TrialRecord, list[float]]]:
+    found = [(record, values_of(record, goals)) for record in records if record.state in states]
+    return [(record, values) for record, values in found if values is not None]
 
 
 def winner_config(config: RunConfig, trial: TrialRecord) -> RunConfig:

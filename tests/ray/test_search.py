@@ -1,6 +1,7 @@
 """Whole searches on a real local Ray: trials, what they share, what they leave behind, and their winner."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import ray
 
 from retina_ray import yaml_dialect
 from retina_ray.cli.main import run
-from retina_ray.config import RunConfig, from_mapping
+from retina_ray.config import RunConfig, from_mapping, override
+from retina_ray.data.store import locked
 from retina_ray.errors import ConfigError, ResourceError
 from retina_ray.mlflow_access import connect
 from retina_ray.model_versions import list_models
@@ -20,7 +22,7 @@ from retina_ray.orchestration.tune_driver import SearchOptions, SearchResult, ru
 from retina_ray.orchestration.tune_winner import Winner, publish_winner
 from retina_ray.registry import MLFLOW_PARENT
 from retina_ray.search.winner import best_trial, pareto_front, winner_config
-from tests.helpers import ONE_STAGE, tiny_config, write_dataset
+from tests.helpers import ONE_STAGE, tiny_config
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
@@ -33,13 +35,6 @@ def rates(trial: optuna.Trial) -> dict[str, Any]:
 
 
 RATES = f"{__name__}:rates"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder)
-    return folder
 
 
 def a_config(data: Path, storage: Path, **changes: Any) -> RunConfig:
@@ -135,6 +130,29 @@ def test_the_search_run_again_trains_nothing(
         run_search(site, SearchOptions("sall", trials=6, metric="kappa"), resume=True)
 
 
+def test_a_search_goes_on_only_as_it_began_and_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for trains in ("train_shared", "_tune"):
+        monkeypatch.setattr(f"retina_ray.orchestration.tune_driver.{trains}", lambda *_, **__: None)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    config = a_config(data, tmp_path, tracking__enabled=True, tracking__uri=uri)
+    first = run_search(config, OPTIONS)
+    first.folder.update(finished=True, started="before")
+    before = first.folder.store.read_bytes("search.json")
+    changed = "teacher-dr, teacher-amd, cross-labels, student-dr-amd"
+    with pytest.raises(ConfigError, match=f"begun under other conditions, which concern: {changed}"):
+        run_search(override(config, {"runtime.loader": "dali"}), OPTIONS, resume=True)
+    with locked(tmp_path / "search" / ".lock"), pytest.raises(ConfigError, match="the search is running"):
+        run_search(config, OPTIONS, resume=True)
+    assert first.folder.store.read_bytes("search.json") == before
+    again = run_search(config, replace(OPTIONS, trials=9), resume=True)
+    assert (again.mlflow_run, again.folder.describe()["finished"]) == (first.mlflow_run, False)
+    shutil.rmtree(tmp_path / "search")
+    anew = run_search(config, OPTIONS, resume=True)
+    assert anew.mlflow_run != first.mlflow_run, "a search that was deleted is not the one that goes on"
+
+
 def test_everything_is_free_again(searched: tuple[SearchResult, Winner, list[dict[str, Any]]]) -> None:
     assert all_free()
 
@@ -180,8 +198,12 @@ def test_what_one_trial_needs_is_missed_at_once(data: Path, tmp_path: Path) -> N
             a_config(data, tmp_path, runtime__workers=3, runtime__cpus_per_worker=2, train__global_batch_size=9),
             OPTIONS,
         )
-    with pytest.raises(ResourceError, match=r"not enough GPUs: 0\.5 asked for, 0 there"):
+    with pytest.raises(ResourceError, match=r"not enough GPUs for a trial: --gpus-per-trial 0\.5, 0 there"):
         run_search(a_config(data, tmp_path), SearchOptions("sall", trials=2, gpus_per_trial=0.5))
+    stopping = (SearchOptions("sall", trials=2), SearchOptions("sall", trials=2, scheduler="none", time_budget_s=9.0))
+    for options in stopping:
+        with pytest.raises(ResourceError, match=r"no dashboard, so trials .* --include-dashboard=true"):
+            run_search(a_config(data, tmp_path, runtime__workers=1), options)
     assert not (tmp_path / "search").exists()
 
 
@@ -192,6 +214,8 @@ def test_what_one_trial_needs_is_missed_at_once(data: Path, tmp_path: Path) -> N
         (["sall", "--points", "nowhere.yaml"], "cannot read the points: nowhere.yaml"),
         (["sall", "--time-budget", "soon"], "not a time: 'soon'; write seconds, or a number with m, h or d"),
         (["sall", "--trials", "0"], "0"),
+        (["sall", "--gpus-per-trial", "0"], "not a number of GPUs: --gpus-per-trial 0; give more than 0"),
+        (["sall", "--gpus-per-trial", "2"], "--gpus-per-trial 2 with runtime.workers=1; set runtime.workers=2"),
         (["sall", "--recipe", "sal"], "unknown recipe: sal"),
         (["sall"], "no data set given"),
         (["deepmt_dr", "--recipe", "sall_debug"], "the search space fails: deepmt_dr"),

@@ -17,7 +17,7 @@ import pytest
 from retina_ray.config import RunConfig, from_mapping
 from retina_ray.data.store import Store
 from retina_ray.search.journal import TrialRecord, events, read_trials
-from tests.helpers import tiny_config, warm_processes, write_dataset
+from tests.helpers import tiny_config, warm_processes
 from tests.killing import MARK, family, ray_folders_of, remove, send
 
 TRIALS = 4
@@ -112,13 +112,6 @@ def outcome(config: RunConfig) -> list[Any]:
     ]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder)
-    return folder
-
-
 def a_config(data: Path, storage: Path, **changes: Any) -> RunConfig:
     return tiny_config(
         data,
@@ -183,3 +176,20 @@ def test_killed_at_twenty_random_points(data: Path, tmp_path: Path) -> None:
     live(config, None, trials=trials)
     assert outcome(config) == outcome(reference)
     print(f"{kills} kills, {rounds + 1} searches of {trials} trials: 0 lost, 0 duplicated")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_killed_at_random_points_while_workers_train(data: Path, tmp_path: Path) -> None:
+    draw = random.Random(5)
+    changes = {"runtime__workers": 1}
+    reference = a_config(data, tmp_path / "whole", **changes)
+    live(reference, None, trials=3)
+    config = a_config(data, tmp_path / "killed", **changes)
+    kills = dict.fromkeys(("driver", "trial", "worker"), 0)
+    for target in ("worker", "driver", "trial", "worker", "driver"):
+        kills[target] += live(config, Kill(target, draw.randint(1, 2), draw.uniform(0, 2.0)), trials=3)
+    live(config, None, trials=3)
+    assert outcome(config) == outcome(reference)
+    assert sum(kills.values()) >= 3
+    print(f"{kills}: 0 trials lost, 0 duplicated")

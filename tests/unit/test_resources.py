@@ -1,19 +1,23 @@
-"""How a cluster is shared out among workers and trials; clusters are mappings here, none is started."""
+"""How a cluster is shared out among workers; nodes are mappings here, no cluster is started."""
+
+import os
 
 import pytest
+import ray
+import torch
 
-from retina_ray.config import RunConfig, override
+from retina_ray.config import RunConfig, RuntimeConfig, override
 from retina_ray.errors import ResourceError
-from retina_ray.orchestration.resources import share_out
-from retina_ray.orchestration.tune_driver import SearchOptions, share_among_trials
+from retina_ray.orchestration.resources import cluster_resources, local_resources, share_out
 
 
-def a_config(**changes: object) -> RunConfig:
-    return override(RunConfig(name="any"), {f"runtime.{key}": value for key, value in changes.items()})
+def a_runtime(**changes: object) -> RuntimeConfig:
+    runtime = {f"runtime.{key}": value for key, value in changes.items()}
+    return override(RunConfig(name="any"), {"train.global_batch_size": 24, **runtime}).runtime
 
 
 @pytest.mark.parametrize(
-    ("changes", "cluster", "expected"),
+    ("changes", "node", "expected"),
     [
         ({"workers": 0}, {"CPU": 2}, (2, False, 1)),
         ({"workers": 2}, {"CPU": 16}, (8, False, 1)),
@@ -23,45 +27,87 @@ def a_config(**changes: object) -> RunConfig:
         ({"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.25}, {"CPU": 16, "GPU": 1}, (1, True, 4)),
         ({"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.3}, {"CPU": 16, "GPU": 1}, (1, True, 3)),
         ({"workers": 2, "use_gpu": False}, {"CPU": 4, "GPU": 8}, (2, False, 1)),
+        # a part of a GPU is of one GPU
+        ({"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.6}, {"CPU": 16, "GPU": 2}, (1, True, 2)),
+        ({"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.4}, {"CPU": 32, "GPU": 8}, (1, True, 16)),
+        ({"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 1 / 3}, {"CPU": 16, "GPU": 1}, (1, True, 3)),
+        ({"workers": 3, "cpus_per_worker": 1, "gpus_per_worker": 0.6}, {"CPU": 16, "GPU": 2}, (1, False, 5)),
     ],
 )
 def test_a_worker_gets_its_share_and_groups_fit(
-    changes: dict[str, object], cluster: dict[str, float], expected: tuple[int, bool, int]
+    changes: dict[str, object], node: dict[str, float], expected: tuple[int, bool, int]
 ) -> None:
-    share = share_out(a_config(**changes).runtime, cluster)
-    assert (share.cpus, share.use_gpu, share.fit(cluster)) == expected
+    share = share_out(a_runtime(**changes), [node])
+    assert (share.cpus, share.use_gpu, share.fit([node])) == expected
 
 
 @pytest.mark.parametrize(
-    ("changes", "cluster", "message"),
+    ("changes", "nodes", "expected"),
     [
-        ({"workers": 4}, {"CPU": 2}, "not enough CPUs: 4 workers x 1 CPUs asked for, 2 CPUs there; lower"),
-        ({"workers": 2, "use_gpu": True}, {"CPU": 8, "GPU": 1}, "not enough GPUs: 2 asked for, 1 there; lower"),
+        # never more CPUs than a node has
+        ({"workers": 1}, [{"CPU": 4}, {"CPU": 4}], (4, False, 2)),
+        ({"workers": 2}, [{"CPU": 4}, {"CPU": 4}], (4, False, 1)),
+        ({"workers": 3}, [{"CPU": 4}, {"CPU": 4}], (2, False, 1)),
+        ({"workers": 1, "cpus_per_worker": 3}, [{"CPU": 4}, {"CPU": 5}], (3, False, 2)),
+        # nor of a node that has no GPU, where workers have one
+        ({"workers": 1}, [{"CPU": 4, "GPU": 1}, {"CPU": 32}], (4, True, 1)),
+        ({"workers": 4}, [{"CPU": 16, "GPU": 2}, {"CPU": 4, "GPU": 2}, {}], (2, True, 1)),
+        # a group may be spread over nodes
+        ({"workers": 2, "cpus_per_worker": 2}, [{"CPU": 3}, {"CPU": 3}, {"CPU": 3}, {"CPU": 3}], (2, False, 2)),
     ],
 )
-def test_too_small_a_cluster_is_refused(changes: dict[str, object], cluster: dict[str, float], message: str) -> None:
+def test_workers_are_of_one_node_each(
+    changes: dict[str, object], nodes: list[dict[str, float]], expected: tuple[int, bool, int]
+) -> None:
+    share = share_out(a_runtime(**changes), nodes)
+    assert (share.cpus, share.use_gpu, share.fit(nodes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "nodes", "message"),
+    [
+        ({"workers": 4}, [{"CPU": 2}], "not enough CPUs: 4 workers x 1 CPUs asked for, 2 CPUs there; lower"),
+        ({"workers": 2, "use_gpu": True}, [{"CPU": 8, "GPU": 1}], "not enough GPUs: 2 asked for, 1 there; lower"),
+        (
+            {"workers": 3, "use_gpu": True, "gpus_per_worker": 0.6},
+            [{"CPU": 8, "GPU": 2}],
+            "not enough GPUs: 3 x 0.6 asked for, 2 there; lower",
+        ),
+        (
+            {"workers": 3, "cpus_per_worker": 4},
+            [{"CPU": 6}, {"CPU": 6}],
+            "not enough CPUs: 3 workers x 4 CPUs asked for, 12 CPUs there on 2 nodes, which hold 2 workers; lower",
+        ),
+        (
+            {"workers": 1, "cpus_per_worker": 8},
+            [{"CPU": 4}, {"CPU": 4}],
+            "no node holds a worker: 8 CPUs needed, nodes there: 2 of 4 CPUs; start such a node, or lower runtime.cpus",
+        ),
+        (
+            {"workers": 1, "cpus_per_worker": 8},
+            [{"CPU": 4, "GPU": 2}, {"CPU": 64}],
+            "no node holds a worker: 8 CPUs and 1 GPUs needed, nodes there: 1 of 4 CPUs and 2 GPUs, 1 of 64 CPUs",
+        ),
+        ({"workers": 1}, [{}], "no node holds a worker: 1 CPUs needed, nodes there: 1 of 0 CPUs; start such a node$"),
+        ({"workers": 1}, [], "no node holds a worker: 1 CPUs needed, nodes there: none; start such a node$"),
+    ],
+)
+def test_too_small_a_cluster_is_refused(
+    changes: dict[str, object], nodes: list[dict[str, float]], message: str
+) -> None:
     with pytest.raises(ResourceError, match=message):
-        share_out(a_config(**changes).runtime, cluster)
+        share_out(a_runtime(**changes), nodes)
 
 
-@pytest.mark.parametrize(
-    ("changes", "concurrent", "cluster", "expected"),
-    [
-        # as many as fit, each with what a single run gets
-        ({"workers": 1}, None, {"CPU": 2}, (2, 1)),
-        ({"workers": 1}, None, {"CPU": 32}, (8, 4)),
-        # side by side they share the CPUs
-        ({"workers": 1}, 2, {"CPU": 2}, (1, 2)),
-        ({"workers": 2}, 2, {"CPU": 8}, (2, 2)),
-        # no more than there is room for, and CPUs that were chosen stay
-        ({"workers": 1}, 8, {"CPU": 2}, (1, 2)),
-        ({"workers": 1, "cpus_per_worker": 2}, 4, {"CPU": 4}, (2, 2)),
-        ({"workers": 1, "gpus_per_worker": 0.5}, 8, {"CPU": 16, "GPU": 1}, (2, 2)),
-    ],
-)
-def test_trials_side_by_side(
-    changes: dict[str, object], concurrent: int | None, cluster: dict[str, float], expected: tuple[int, int]
-) -> None:
-    options = SearchOptions("sall", trials=9, concurrent=concurrent)
-    share, together = share_among_trials(a_config(**changes), options, cluster)
-    assert (share.cpus, together) == expected
+def test_nodes_are_those_that_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4.0, "memory": 1e9}},
+        {"Alive": False, "Resources": {}},
+        {"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert [node["CPU"] for node in cluster_resources()] == [4, 2]
+
+
+def test_this_machine_is_a_cluster_of_one_node() -> None:
+    assert local_resources() == [{"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}]

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,16 @@ def test_folds_are_named(tmp_path: Path) -> None:
     assert "Cross-validation 3 folds" in text
     assert "Folds" in text
     assert "student 2 2" in text
+
+
+def test_a_trial_of_fewer_folds_is_not_the_best(tmp_path: Path) -> None:
+    def reached(params: Mapping[str, Any], number: int, epoch: int) -> dict[str, float | None]:
+        return {"accuracy": 0.9 if number == 1 else 0.5 + number / 100}
+
+    search = write_search(tmp_path, trials=3, reached=reached, fate=lambda n: "stopped" if n == 1 else "complete")
+    assert (gather(search).winner, gather(search).front) == (1, [1])
+    search.update(cv=EPOCHS)
+    assert (gather(search).winner, gather(search).front) == (2, [2])
 
 
 def summary() -> TaskSummary:

@@ -9,7 +9,7 @@ import pytest
 from retina_ray.config import override
 from retina_ray.errors import ConfigError
 from retina_ray.recipes import load_recipe
-from retina_ray.search.goals import Goal, figures, goals_of
+from retina_ray.search.goals import Goal, figures, goals_of, require_comparable
 from retina_ray.search.space import load_space
 
 OWN = """
@@ -114,6 +114,15 @@ def test_the_users_metrics_come_first() -> None:
             goals_of(space, wrong)
 
 
+def test_the_criterion_is_not_optimised_over_its_own_weights() -> None:
+    criterion, loss = Goal("criterion", "min"), Goal("loss", "min")
+    drawn = [{"method.temperature": 3.0, "method.loss_weight.amd": 0.25}]
+    with pytest.raises(ConfigError, match=r"method\.loss_weight\.amd.*optimise loss"):
+        require_comparable([criterion], drawn)
+    require_comparable([loss], drawn)
+    require_comparable([criterion], [{"method.temperature": 3.0}])
+
+
 def epoch(number: int, criterion: float, **values: float) -> dict[str, Any]:
     return {
         "epoch": number,
@@ -134,5 +143,7 @@ def test_figures_are_those_of_the_weights_that_are_kept() -> None:
 
 
 def test_figures_of_several_networks_are_put_together() -> None:
-    found = figures([[epoch(1, 2.0, kappa_dr=0.5)], [epoch(1, 3.0, kappa_amd=0.7)]], ["dr", "amd"])
-    assert found == {"criterion": 5.0, "kappa_dr": 0.5, "kappa_amd": 0.7, "kappa": pytest.approx(0.6)}
+    networks = [[epoch(1, 2.0, kappa_dr=0.5, loss_dr=1.0)], [epoch(1, 3.0, kappa_amd=0.7, loss_amd=2.0)]]
+    found = figures(networks, ["dr", "amd"])
+    means = {"kappa": pytest.approx(0.6), "loss": 1.5}
+    assert found == {"criterion": 5.0, "kappa_dr": 0.5, "kappa_amd": 0.7, "loss_dr": 1.0, "loss_amd": 2.0, **means}

@@ -14,8 +14,10 @@ ACCURACY, ECE = Goal("accuracy", "max"), Goal("ece", "min")
 RANGE = distribution_to_json(FloatDistribution(0.0, 1.0))
 
 
-def trial(number: int, *, state: State = "complete", x: float = 0.5, **figures: float | None) -> TrialRecord:
-    reports = [Report(number, 1.0, figures, False, 1.0)] if figures else []
+def trial(
+    number: int, *, state: State = "complete", x: float = 0.5, epoch: float = 1.0, **figures: float | None
+) -> TrialRecord:
+    reports = [Report(number, epoch, figures, False, 1.0)] if figures else []
     return TrialRecord(number, {"x": x}, {"x": RANGE}, {"seed": number}, number, state=state, reports=reports)
 
 
@@ -29,6 +31,31 @@ def test_the_best_value_wins_and_the_earlier_of_two() -> None:
 def test_what_has_not_ended_well_does_not_win(state: State) -> None:
     trials = [trial(0, accuracy=0.5), trial(1, state=state, accuracy=0.5), trial(2, state=state, accuracy=0.9)]
     assert [each.number for each in pareto_front(trials, [ACCURACY])] == [0]
+
+
+def test_where_a_time_budget_cut_every_trial_the_best_of_them_wins() -> None:
+    cut = [trial(0, state="running", accuracy=0.5), trial(1, state="running", accuracy=0.9), trial(2, state="running")]
+    assert best_trial(cut, [ACCURACY]).number == 1
+    assert best_trial([*cut, trial(3, state="stopped", accuracy=0.1)], [ACCURACY]).number == 3
+
+
+def test_a_mean_over_fewer_folds_does_not_win_over_one_of_all() -> None:
+    lucky = trial(0, state="stopped", epoch=1.0, accuracy=0.9)
+    trials = [lucky, trial(1, epoch=3.0, accuracy=0.6), trial(2, epoch=3.0, accuracy=0.7)]
+    assert best_trial(trials, [ACCURACY], folds=3).number == 2
+    assert [each.number for each in pareto_front(trials, [ACCURACY], folds=3)] == [2]
+    assert best_trial(trials, [ACCURACY]).number == 0, "of epochs, the winner is trained those that it lacks"
+
+
+def test_where_no_trial_saw_all_folds_those_that_saw_most_compete() -> None:
+    trials = [
+        trial(0, state="stopped", epoch=1.0, accuracy=0.9),
+        trial(1, state="stopped", epoch=3.0, accuracy=0.5),
+        trial(2, state="stopped", epoch=3.0, accuracy=0.6),
+        trial(3, state="running", epoch=4.0, accuracy=0.8),
+        trial(4, epoch=9.0, accuracy=None),
+    ]
+    assert best_trial(trials, [ACCURACY], folds=9).number == 2
 
 
 def test_of_two_goals_nothing_on_the_front_is_beaten_in_both() -> None:

@@ -10,15 +10,17 @@ import torch
 
 from retina_ray.config import RunConfig
 from retina_ray.data.shards import ShardedDataset
-from retina_ray.errors import ResourceError
+from retina_ray.errors import ConfigError, ResourceError
+from retina_ray.methods.base import Plan
 from retina_ray.metrics.json_text import json_text
 from retina_ray.orchestration.preparation import plan_run
 from retina_ray.orchestration.publish import train_and_publish
 from retina_ray.orchestration.shared_stages import draw, shared_stages, train_shared
-from retina_ray.orchestration.tune_trial import fold_config, train_trial
+from retina_ray.orchestration.tune_driver import SearchOptions, run_search
+from retina_ray.orchestration.tune_trial import _Follower, fold_config, train_trial
 from retina_ray.search.space import load_space
 from retina_ray.training.stage import select_rows
-from tests.helpers import ONE_STAGE, tiny_config, write_dataset
+from tests.helpers import ONE_STAGE, tiny_config
 
 
 class Reports:
@@ -43,13 +45,6 @@ def a_trial(config: RunConfig, *, folds: int | None = None) -> Reports:
     reports = Reports()
     train_trial(config, folds=folds, report=reports)
     return reports
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +117,17 @@ def test_a_trial_that_was_stopped_tells_its_epochs_again(data: Path, tmp_path: P
     assert resumed.text() == whole.text()
 
 
+def test_epochs_that_workers_lost_and_repeat_count_once() -> None:
+    reports = Reports()
+    follower = _Follower(Plan((), (), ("student",)), ["dr"], reports)
+    for epoch, criterion in ((1, 3.0), (2, 1.0), (1, 3.0), (2, 2.0)):  # new workers without a checkpoint to restore
+        position = {"stage": "student", "kind": "epoch", "epoch": float(epoch)}
+        follower({**position, "validation_criterion": criterion, "validation_accuracy_dr": 1 / criterion})
+    assert reports.epochs == [1.0, 2.0, 1.0, 2.0]
+    assert [found["criterion"] for found in reports.figures] == [3.0, 1.0, 3.0, 2.0]
+    assert reports.figures[-1]["accuracy"] == 0.5
+
+
 def test_several_final_networks_report_together(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path, method__multi_task=False, method__synergic_labels=False)
     reports = a_trial(config)
@@ -182,4 +188,11 @@ def test_shared_stages_are_not_put_on_a_gpu_of_another_machine(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     run = plan_run(tiny_config(data, storage, runtime__use_gpu="auto"))
     with pytest.raises(ResourceError, match="no GPU on the machine that runs the search"):
-        train_shared(run, [], lambda record: None, cluster={"CPU": 4.0, "GPU": 1.0})
+        train_shared(run, [], lambda record: None, nodes=[{"CPU": 4.0, "GPU": 1.0}])
+
+
+def test_folds_of_a_search_and_folds_of_its_configuration_are_not_mixed(data: Path, storage: Path) -> None:
+    config = tiny_config(data, storage, data__folds=5, data__fold=0, name="mixed")
+    with pytest.raises(ConfigError, match=r"test images of data\.fold: data\.folds=5"):
+        run_search(config, SearchOptions("sall", trials=2, cv=3))
+    assert not (storage / "mixed").exists()
