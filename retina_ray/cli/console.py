@@ -74,6 +74,9 @@ def _cell(summary: "TaskSummary", name: str) -> str:
     return f"{text} \\[{low:.2f}, {high:.2f}]"
 
 
+_WORTH_TELLING_S = 3.0
+
+
 class StageDisplay:
     """Shows the records of a run: bars on a terminal, a line per epoch elsewhere.
 
@@ -87,6 +90,7 @@ class StageDisplay:
         self._progress = progress
         self._bars: dict[str, TaskID] = {}
         self._reused: set[str] = set()
+        self._started: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def __call__(self, record: Record) -> None:
@@ -97,14 +101,24 @@ class StageDisplay:
                 self._advance(stage, record)
             if kind == "reused":
                 self._reused.add(stage)
+            if kind == "started":
+                self._started[stage] = time.monotonic()
             if kind == "step" and not self._out.is_terminal:
                 return
             if kind == "finished" and stage in self._reused:  # its time is that of the run that made it
                 return
-            if line := _line(record):
+            if line := _line(record) + (self._starting(record) if kind == "finished" else ""):
                 self._progress.console.print(f"{stage:>16}  {line}", markup=False)
             if kind == "finished" and stage in self._bars:
                 self._progress.remove_task(self._bars.pop(stage))
+
+    def _starting(self, record: Record) -> str:
+        """Return how long a stage took in all where its processes took seconds of that to start and to end."""
+        begun = self._started.get(record["stage"])
+        whole = 0.0 if begun is None else time.monotonic() - begun
+        if whole - record["wall_s"] < _WORTH_TELLING_S:
+            return ""
+        return f", {whole:.0f} s with the start and end of its processes"
 
     def _advance(self, stage: str, record: Record) -> None:
         if stage not in self._bars:

@@ -24,7 +24,7 @@ _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def tune(
-    space: Annotated[str, typer.Argument(help="Search space: sall, deepmt_dr, or module:function of your own.")],
+    space: Annotated[str, typer.Argument(help="Space: sall, sall_brief, deepmt_dr, or module:function of your own.")],
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", help="Named run to start from; by default that of the space's name.")
     ] = None,

@@ -12,9 +12,9 @@ from retina_ray.data.node_cache import NodeCache
 from retina_ray.data.selection import Selection
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.store import Store
-from retina_ray.errors import ConfigError
+from retina_ray.errors import ConfigError, DataError
 from retina_ray.methods import catalogue
-from retina_ray.methods.base import Plan
+from retina_ray.methods.base import Method, Plan
 from retina_ray.orchestration.run_folder import RunFolder
 from retina_ray.training.artifact import stage_keys
 from retina_ray.training.stage import select_rows
@@ -78,7 +78,8 @@ def plan_run(config: RunConfig) -> PlannedRun:
 
     Raises:
         ConfigError: a task, backbone, image size or weights file will not do.
-        DataError: the data set cannot be read, or a split has no graded image for a task.
+        DataError: the data set cannot be read, a split has no graded image for a task, or a stage finds none to learn
+            from.
     """
     config = with_absolute_paths(config)
     dataset = open_dataset(config)
@@ -90,8 +91,23 @@ def plan_run(config: RunConfig) -> PlannedRun:
         if stage.kind == "train":
             method = catalogue.build(config.method.name, stage.settings)
             method.check_image_size(config.data.image_size)
+            _check_resolution(method, config, dataset)
+            method.training_rows(selection)
+            method.validation_rows(selection)
             initial[stage.name] = [digest(file) for file in method.weight_files()]
     return PlannedRun(config, dataset, selection, plan, initial)
+
+
+def _check_resolution(method: Method, config: RunConfig, dataset: ShardedDataset) -> None:
+    """Refuse images that were enlarged as the truth of a method that compares pixels.
+
+    Raises:
+        DataError: the data set stores fewer pixels than the network is to restore.
+    """
+    asked, stored = config.data.image_size, dataset.manifest.image_size
+    if method.compares_pixels and asked > stored:
+        fix = "ingest or draw it with a larger --size, or lower data.image_size"
+        raise DataError("the data set stores smaller images than are to be restored", f"{stored} px, not {asked}", fix)
 
 
 def open_dataset(config: RunConfig) -> ShardedDataset:

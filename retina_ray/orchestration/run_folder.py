@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +32,9 @@ BUNDLE = "bundle"
 
 SHAPING = ("seed", "data", "augment", "method", "optim", "train")
 """Sections of the configuration that decide what a run's result is."""
+
+_TOLD = 4
+"""Differences that an error names."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +146,26 @@ class RunFolder:
         self.store.write_bytes(METRICS, json_text([as_record(each) for each in summaries]).encode())
 
     def _check_same(self, config: RunConfig) -> None:
-        before = self.config().model_dump(mode="json")
-        after = config.model_dump(mode="json")
-        for section in SHAPING:
-            if before[section] != after[section]:
-                fix = "give the same recipe, --config and --set as before, or choose another --name"
-                raise ConfigError("the run to resume differs in section", section, fix)
+        if changed := shaping_changes(self.config(), config):
+            fix = "give the same recipe, --config and --set as before, or choose another --name"
+            raise ConfigError("the run to resume had other settings", changed, fix)
+
+
+def shaping_changes(before: RunConfig, after: RunConfig) -> str:
+    """Return the first settings in `SHAPING` that differ, ``train.epochs: 3, now 4``; empty if none does."""
+    old, new = (dict(_leaves(config.model_dump(mode="json", include=set(SHAPING)))) for config in (before, after))
+    paths = [path for path in old | new if old.get(path) != new.get(path)]
+    told = [f"{path}: {old.get(path)}, now {new.get(path)}" for path in paths[:_TOLD]]
+    return "; ".join([*told, f"and {len(paths) - _TOLD} more"] if len(paths) > _TOLD else told)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings by dotted path."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{path}.{name}" if path else name)
+    else:
+        yield path, value
 
 
 def summarise_test(predictions: pa.Table, config: RunConfig) -> list[TaskSummary]:

@@ -17,7 +17,7 @@ from retina_ray.config import RunConfig, from_mapping, to_yaml
 from retina_ray.data.store import Store, locked
 from retina_ray.errors import ConfigError
 from retina_ray.metrics.json_text import json_text
-from retina_ray.orchestration.run_folder import CONFIG, RUN, SHAPING
+from retina_ray.orchestration.run_folder import CONFIG, RUN, shaping_changes
 from retina_ray.provenance import environment
 from retina_ray.search.goals import Goal
 from retina_ray.search.journal import TrialRecord, read_trials
@@ -122,11 +122,9 @@ class SearchFolder:
 
     def _check_same(self, config: RunConfig, described: Mapping[str, Any]) -> None:
         fix = "give the same options as before, or choose another --name"
-        before, known = self.config().model_dump(mode="json"), self.describe()
-        after = config.model_dump(mode="json")
-        for section in SHAPING:
-            if before[section] != after[section]:
-                raise ConfigError("the search to resume differs in section", section, fix)
+        known = self.describe()
+        if changed := shaping_changes(self.config(), config):
+            raise ConfigError("the search to resume had other settings", changed, fix)
         plain = json.loads(json_text(described))
         for name, value in plain.items():
             if name not in ("trials", "artifacts") and known.get(name) != value:

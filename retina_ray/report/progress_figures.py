@@ -24,6 +24,8 @@ _PHASE_COLOURS = ("#AA4499", "#D55E00", "#0072B2", "#8C6D00", "#009E73", "#56B4E
 _PANELS_PER_ROW = 3
 _LEGEND = {"fontsize": 7, "handlelength": 1.8, "columnspacing": 0.8}
 _LOSS = "loss"
+_LEAST_SPAN = 1e-3
+"""Height of a panel of validation figures at least."""
 _SCORE = "validation score (0 to 1)"
 _TABLES_ONLY = ("validation_image_ap_", "validation_image_auc_", "validation_chance_")
 
@@ -127,9 +129,13 @@ def _curves(axes: Axes, epochs: Sequence[Mapping[str, Any]], keys: Sequence[str]
         )
     if is_loss:
         axes.set_yscale(scale_for(np.concatenate([_values(epochs, key) for key in keys])))
-    if keys == ["lr"]:
+    elif keys == ["lr"]:
         axes.set_ylim(bottom=0.0)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    else:
+        low, high = axes.get_ylim()
+        if high - low < _LEAST_SPAN:  # what rounds to one number is drawn as one
+            axes.set_ylim(low - _LEAST_SPAN, high + _LEAST_SPAN)
 
 
 def _subject(key: str) -> str:

@@ -48,6 +48,19 @@ def test_a_reused_stage_shows_no_time_of_another_run() -> None:
     assert "finished in 5 s" in text
 
 
+def test_a_stage_says_how_much_of_its_time_its_processes_took_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 62.0, 100.0, 101.0])
+    monkeypatch.setattr("retina_ray.cli.console.time.monotonic", lambda: next(clock))
+    display = StageDisplay(out := Console(file=io.StringIO(), width=200), Progress(console=out, disable=True))
+    for stage, seconds in (("teacher-dr", 37.0), ("test", 0.8)):
+        display({"stage": stage, "kind": "started"})
+        display({"stage": stage, "kind": "finished", "wall_s": seconds})
+    assert isinstance(out.file, io.StringIO)
+    said = out.file.getvalue().splitlines()
+    assert said[1].endswith("finished in 37 s, 62 s with the start and end of its processes")
+    assert said[3].endswith("finished in 1 s")
+
+
 def test_phases_begin_with_their_names_and_have_a_pace_of_their_own(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

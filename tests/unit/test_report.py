@@ -284,6 +284,14 @@ def test_curves_tolerate_missing_and_mark_the_best_epoch() -> None:
     assert np.asarray(lines["best epoch"].get_xdata()).tolist() == [2, 2]
 
 
+def test_what_rounds_to_one_number_is_drawn_as_one() -> None:
+    history = [{"epoch": number, "validation_kappa_dr": 1e-7 * (number % 2), "lr": 1e-5} for number in (1, 2, 3)]
+    figure = progress_figures.training_curves(history)
+    heights = {axes.get_ylabel(): np.ptp(axes.get_ylim()) for axes in figure.axes if axes.get_visible()}
+    assert heights["validation kappa"] > 1e-3
+    assert heights["learning rate"] < 1e-4
+
+
 def test_no_two_losses_look_alike() -> None:
     terms = ("pixel", "total_variation", "segmentation_aware", "dice", "map_fit", "grading", "classification_aware")
     record = {"train_loss": 4.0, **{f"train_{term}": 1.0 for term in terms}}
