@@ -55,8 +55,16 @@ Read = Callable[..., Any]
 
 
 @pytest.fixture
-def read(ray_cluster: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Read:
-    """Run a command in a folder, in this process; return what it prints for programs."""
+def read(
+    workers: int, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Read:
+    """Run a command in a folder; return what it prints for programs.
+
+    In this process and on the session's Ray, which is quicker, unless workers train: a search needs a dashboard then.
+    """
+    if workers:
+        return lambda folder, *arguments: json.loads(retina_ray(folder, *arguments, "--json"))
+    request.getfixturevalue("ray_cluster")
 
     def run_and_read(folder: Path, *arguments: str) -> Any:
         monkeypatch.chdir(folder)
