@@ -4,6 +4,7 @@ Ray Tune only runs trials here. Its own snapshots are not used: they lag behind 
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,6 +16,9 @@ from retina_ray.orchestration.halving import Halving
 from retina_ray.search.goals import Goal, require_figures
 from retina_ray.search.journal import Event, Journal, State
 from retina_ray.search.study import SearchStudy
+
+MAX_DEATHS = 3
+"""Deaths of a trial's process that are survived by running it again."""
 
 
 class LiveSearch:
@@ -50,6 +54,7 @@ class LiveSearch:
         self._check = check
         self._running: set[int] = set()
         self._waiting: list[int] = []
+        self._deaths: Counter[int] = Counter()
         self._completed: list[dict[str, Any]] = []  # overrides
         self.error: RetinaRayError | None = None
         records = sorted(journal.trials.values(), key=lambda record: record.number)
@@ -71,7 +76,8 @@ class LiveSearch:
         The same configuration never runs twice at a time: the second waits and then finds the first one's result.
 
         Returns:
-            The trial; ``later`` where all that is left waits for one that runs; None where nothing is left.
+            The trial; ``later`` where all that is left waits for one that runs, or is one that runs and may have to do
+            so again; None where nothing is left.
         """
         while not self._waiting and len(self._journal.trials) < self._trials:
             self._line_up(self._ask())
@@ -81,7 +87,7 @@ class LiveSearch:
                 self._waiting.remove(number)
                 self._running.add(number)
                 return number, overrides
-        return "later" if self._waiting else None
+        return "later" if self._waiting or self._running else None
 
     def _ask(self) -> int:
         number, suggestion = len(self._journal.trials), self._study.ask()
@@ -140,6 +146,15 @@ class LiveSearch:
         self._journal.end(number, state, reason=reason)
         self._close(number)
         self._study.tell(self._journal.trials[number])
+
+    def lose(self, number: int) -> None:
+        """Take the death of a trial's process: the trial is run again, unless its processes die again and again."""
+        self._deaths[number] += 1
+        if self._deaths[number] > MAX_DEATHS:
+            self.end(number, "failed", reason="its process died again and again; see the log of the driver")
+        else:
+            self._running.discard(number)
+            self._waiting.insert(0, number)
 
     def _repeat(self, event: Event) -> None:
         """Bring successive halving to where it was."""
@@ -205,7 +220,7 @@ class JournalSearcher(_Unsaved, Searcher):
         number = self._numbers[trial_id]
         result = result or {}
         if error:
-            self._search.end(number, "failed", reason="its process died again and again; see the log of the driver")
+            self._search.lose(number)
         elif "failure" in result:
             self._search.end(number, "failed", reason=result["failure"])
         elif self._search.is_stopped(number):

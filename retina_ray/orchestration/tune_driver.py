@@ -12,7 +12,7 @@ from retina_ray.config import RunConfig, override
 from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError
 from retina_ray.orchestration.halving import Halving
-from retina_ray.orchestration.live_search import JournalScheduler, JournalSearcher, LiveSearch
+from retina_ray.orchestration.live_search import MAX_DEATHS, JournalScheduler, JournalSearcher, LiveSearch
 from retina_ray.orchestration.preparation import PlannedRun, plan_run
 from retina_ray.orchestration.ray_settings import connected, require_dashboard
 from retina_ray.orchestration.resources import WorkerResources, cluster_resources
@@ -27,9 +27,6 @@ from retina_ray.search.space import load_space
 from retina_ray.search.study import SearchStudy
 
 Record = dict[str, Any]
-
-MAX_TRIAL_FAILURES = 3
-"""Deaths of a trial's process that are survived by running it again."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ def _tune(
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(trainable, resources),
         tune_config=ray.tune.TuneConfig(
-            num_samples=live.left,
+            num_samples=live.left * (1 + MAX_DEATHS),  # at most; the searcher says when it is over
             search_alg=JournalSearcher(live),
             scheduler=JournalScheduler(live),
             max_concurrent_trials=concurrent,
@@ -211,7 +208,9 @@ def _tune(
             name="tune",
             storage_path=store.uri,
             verbose=0,
-            failure_config=ray.tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
+            # Ray Tune gives up on a trial whose process dies while it starts or is handed on to it, however many
+            # failures are allowed. So the searcher hands out again what died.
+            failure_config=ray.tune.FailureConfig(max_failures=0),
         ),
     )
     try:

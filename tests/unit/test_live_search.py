@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError
 from retina_ray.orchestration.halving import Halving
-from retina_ray.orchestration.live_search import JournalSearcher, LiveSearch
+from retina_ray.orchestration.live_search import MAX_DEATHS, JournalSearcher, LiveSearch
 from retina_ray.search.goals import Goal
 from retina_ray.search.journal import Journal, TrialRecord, events, read_trials
 from retina_ray.search.space import SearchSpace
@@ -154,7 +154,7 @@ def test_the_same_configuration_never_runs_twice_at_a_time(tmp_path: Path) -> No
     first = begun(search)
     assert search.next() == "later"
     search.end(first, "complete")
-    assert [begun(search), begun(search), search.next()] == [1, 2, None]
+    assert [begun(search), begun(search), search.next()] == [1, 2, "later"]
 
 
 def test_another_space_cannot_take_over(tmp_path: Path) -> None:
@@ -230,6 +230,8 @@ def test_ray_tune_never_sees_what_is_no_configuration(tmp_path: Path) -> None:
     search = a_search(tmp_path, trials=3, check=cool, points=[HIGH, *POINTS, hot])
     searcher = JournalSearcher(search)
     assert searcher.suggest("first") == {"number": 1, "overrides": POINTS[0]}
+    assert searcher.suggest("second") is None, "the first may have to be run again"
+    searcher.on_trial_complete("first", {"done": True})
     assert searcher.suggest("second") == "FINISHED"
     assert search.left == 0
 
@@ -305,3 +307,19 @@ def test_a_journal_on_disk_is_whole_after_every_event(tmp_path: Path) -> None:
     study = SearchStudy(SPACE, (ACCURACY,), config={"any": 1}, points=POINTS, seed=0)
     run_through(LiveSearch(journal, study, (ACCURACY,), halving=None, trials=2))
     assert len(seen) == 2 * (EPOCHS + 2)
+
+
+def test_a_trial_whose_process_died_is_run_again_and_fails_if_it_does_so_again_and_again(tmp_path: Path) -> None:
+    search = a_search(tmp_path, trials=2)
+    first = search.next()
+    assert isinstance(first, tuple)
+    for _ in range(MAX_DEATHS):
+        search.lose(0)
+        assert search.next() == first
+    second = search.next()
+    assert isinstance(second, tuple)
+    search.end(1, "complete")
+    assert search.next() == "later", "the one that runs may have to be run again"
+    search.lose(0)
+    assert search.next() is None
+    assert [record.state for record in read_trials(Store(str(tmp_path)))] == ["failed", "complete"]
