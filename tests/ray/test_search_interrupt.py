@@ -19,7 +19,19 @@ from tests.killing import MARK, family
 def tune(folder: Path, trials: int, *more: str) -> "subprocess.Popen[str]":
     """Start a search in a session of its own, as a terminal does."""
     program = [sys.executable, "-c", "from retina_ray.cli.main import main; main()"]
-    arguments = ["tune", "sall", "--config", "tiny.yaml", "--trials", str(trials), "--concurrent", "1", *more]
+    arguments = [
+        "tune",
+        "sall",
+        "--config",
+        "tiny.yaml",
+        "--trials",
+        str(trials),
+        "--concurrent",
+        "1",
+        "--name",
+        "search",
+        *more,
+    ]
     return subprocess.Popen(
         [*program, *arguments],
         cwd=folder,
@@ -32,13 +44,13 @@ def tune(folder: Path, trials: int, *more: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_ctrl_c_ends_a_search_which_resume_brings_to_its_end(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path / "runs", name="search", train__epochs=3)
     (tmp_path / "tiny.yaml").write_text(to_yaml(config), encoding="utf-8")
     store = Store(str(tmp_path / "runs" / "search"))
     process = tune(tmp_path, 50)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while len(events(read_trials(store))) < 6:
         assert time.monotonic() < deadline
         assert process.poll() is None
@@ -56,7 +68,7 @@ def test_ctrl_c_ends_a_search_which_resume_brings_to_its_end(data: Path, tmp_pat
     before = {record.number: record for record in read_trials(store) if record.state != "running"}
     assert before
     process = tune(tmp_path, len(before) + 1, "--resume")
-    said, _ = process.communicate(timeout=200)
+    said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
     after = {record.number: record for record in read_trials(store)}
     assert len(after) == len(before) + 1
