@@ -75,9 +75,9 @@ def denormalise(images: Tensor) -> NDArray[np.uint8]:
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """Return normalised images (B, 3, H, W) as colours in [0, 1], float32."""
+    """Return normalised images (B, 3, H, W) as colours in [0, 1], float32 or better."""
     scale, shift = _scale_and_shift(images.device)
-    return ((images.float() + shift) / (255 * scale)).clamp(0, 1)
+    return ((images.to(torch.promote_types(images.dtype, torch.float32)) + shift) / (255 * scale)).clamp(0, 1)
 
 
 def from_unit_range(colours: Tensor) -> Tensor:

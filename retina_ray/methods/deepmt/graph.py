@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from retina_ray.explain.evidence import Evidence
+from retina_ray.losses.precision import at_least_float32
 from retina_ray.methods.deepmt.frozen_maps import FrozenMaps
 from retina_ray.models.batch_statistics import unrecorded
 from retina_ray.models.deepmt.grading import GraderOutput
@@ -204,4 +205,4 @@ def without_background(probabilities: Tensor | None) -> Tensor | None:
 
 def _chance_of_disease(logits: Tensor) -> Tensor:
     """Return 1 minus the probability of grade 0 (B,)."""
-    return 1 - logits.float().softmax(dim=1)[:, 0]
+    return 1 - at_least_float32(logits).softmax(dim=1)[:, 0]
