@@ -112,6 +112,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the runs of a file's tests, which may build on each other."""
+    return tmp_path_factory.mktemp("storage")
+
+
 @pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.long)], ids=["here", "on Ray"])
 def workers(request: pytest.FixtureRequest) -> int:
     """Number of Ray workers: 0, which is one process, and in the long tests 2."""

@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retina_ray import yaml_dialect
-from retina_ray.config import RunConfig, from_mapping, to_yaml
+from retina_ray.config import RunConfig, dotted_paths, from_mapping, to_yaml, value_at
 from retina_ray.data.shards import DatasetManifest
 from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError
@@ -153,19 +153,14 @@ class RunFolder:
 
 def shaping_changes(before: RunConfig, after: RunConfig) -> str:
     """Return the first settings in `SHAPING` that differ, ``train.epochs: 3, now 4``; empty if none does."""
-    old, new = (dict(_leaves(config.model_dump(mode="json", include=set(SHAPING)))) for config in (before, after))
-    paths = [path for path in old | new if old.get(path) != new.get(path)]
-    told = [f"{path}: {old.get(path)}, now {new.get(path)}" for path in paths[:_TOLD]]
-    return "; ".join([*told, f"and {len(paths) - _TOLD} more"] if len(paths) > _TOLD else told)
+    shaping = [path for path in dict.fromkeys([*dotted_paths(before), *dotted_paths(after)]) if _shapes(path)]
+    pairs = [(path, value_at(before, path), value_at(after, path)) for path in shaping]
+    changes = [f"{path}: {old}, now {new}" for path, old, new in pairs if old != new]
+    return "; ".join([*changes[:_TOLD], *([f"and {len(changes) - _TOLD} more"] if len(changes) > _TOLD else [])])
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings by dotted path."""
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{path}.{name}" if path else name)
-    else:
-        yield path, value
+def _shapes(path: str) -> bool:
+    return path.partition(".")[0] in SHAPING
 
 
 def summarise_test(predictions: pa.Table, config: RunConfig) -> list[TaskSummary]:

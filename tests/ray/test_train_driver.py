@@ -20,11 +20,6 @@ Records = list[dict[str, Any]]
 ON_RAY = {"runtime__workers": 2, "runtime__cpus_per_worker": 1, "runtime__log_every": 1}
 
 
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
 def drive(config: RunConfig, *, resume: bool = False) -> tuple[RunResult, Records]:
     records: Records = []
     return train_driver(config, resume=resume, listener=records.append), records

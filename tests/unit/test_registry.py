@@ -19,11 +19,6 @@ from tests.bundles import Made, make_config, make_everything
 pytestmark = pytest.mark.timeout(300)  # MLflow's import and first migration, on a busy machine
 
 
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("storage")
-
-
 @pytest.fixture
 def config(storage: Path, request: pytest.FixtureRequest) -> RunConfig:
     """A run of the shared database, with a registered model of its own."""

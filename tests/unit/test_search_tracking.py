@@ -22,11 +22,6 @@ from retina_ray.search.journal import Report, State, TrialRecord
 pytestmark = pytest.mark.timeout(300)  # MLflow's import and first migration, on a busy machine
 
 
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("storage")
-
-
 @pytest.fixture
 def config(storage: Path, request: pytest.FixtureRequest) -> RunConfig:
     """A search of the shared database, in an experiment of its own."""

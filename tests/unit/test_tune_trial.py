@@ -48,11 +48,6 @@ def a_trial(config: RunConfig, *, folds: int | None = None) -> Reports:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
 def first(data: Path, storage: Path) -> Reports:
     return a_trial(tiny_config(data, storage))
 
