@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -93,19 +94,50 @@ def connected(runtime: RuntimeConfig, *, for_search: bool = False) -> Iterator[N
         return
     # Ray reads it once in a process, so it stays for later clusters; without it Ray would leave one in the home folder.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with scratch_folder() as folder:
+    with (
+        scratch_folder() as folder,
+        private_cluster(folder, num_cpus=local_cpus(), include_dashboard=for_search and runtime.workers > 0, **options),
+    ):
+        yield
+
+
+@contextmanager
+def private_cluster(folder: str, **options: Any) -> Iterator[Any]:
+    """Run a Ray cluster of this process's own for the length of a block, and yield what ``ray.init`` returns.
+
+    Its processes find it, and no other cluster on the machine, where they look for the one that was started last: the
+    one that watches over a training run asks there whether the run still lives. With two clusters to choose from it
+    would not know, and what a stopped trial's workers took would never be free again.
+
+    Args:
+        folder: for its files; nobody else's.
+        options: of ``ray.init``.
+    """
+    temporary = Path(folder) / "ray"
+    with _patched({"RAY_TMPDIR": folder}):
         try:
-            ray.init(
-                address="local",
-                num_cpus=local_cpus(),
-                include_dashboard=for_search and runtime.workers > 0,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=folder,
-                **options,
+            context: Any = ray.init(
+                address="local", object_store_memory=OBJECT_STORE_BYTES, _temp_dir=str(temporary), **options
             )
-            yield
+            (temporary / "ray_current_cluster").write_text(context.address_info["gcs_address"], encoding="utf-8")
+            yield context
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _patched(environment: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the length of a block."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def require_dashboard() -> None:

@@ -32,7 +32,8 @@ def search(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_cluster")  # a second one on the machine, which must not be asked after the trial
 def test_a_stopped_trial_leaves_its_workers_cpus_to_the_next(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     config = tiny_config(
@@ -47,7 +48,7 @@ def test_a_stopped_trial_leaves_its_workers_cpus_to_the_next(tmp_path: Path) -> 
     )
     process = warm_processes().Process(target=search, args=(config.model_dump(mode="json"),))
     process.start()
-    process.join(1000)
+    process.join(500)
     alive = process.is_alive()
     process.kill()
     assert not alive, "a trial waits for CPUs that nobody frees"
