@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,9 +41,11 @@ from retina_ray.data.tested_images import fingerprint_test
 from retina_ray.errors import BundleError, ConfigError, DataError
 from retina_ray.methods import catalogue
 from retina_ray.methods.base import Method
-from retina_ray.metrics.summary import TaskSummary
 from retina_ray.metrics.table import select
 from retina_ray.provenance import commit, package_version
+
+if TYPE_CHECKING:  # at run time it would cost whoever serves a bundle seconds
+    from retina_ray.metrics.summary import TaskSummary
 
 MANIFEST = "bundle.json"
 WEIGHTS = "model.safetensors"
@@ -161,7 +163,7 @@ def build_bundle(
     dataset: ShardedDataset,
     selection: Selection,
     training_rows: np.ndarray,
-    summaries: list[TaskSummary],
+    summaries: "list[TaskSummary]",
 ) -> Bundle:
     """Compute what a bundle states and write it; the same bundle made again keeps its bytes and so its hash.
 
@@ -232,7 +234,7 @@ def build_bundle(
     return _write(Store(str(folder)), manifest, weights)
 
 
-def _summary_of(summaries: Sequence[TaskSummary], model: str, task: str) -> TaskSummary:
+def _summary_of(summaries: "Sequence[TaskSummary]", model: str, task: str) -> "TaskSummary":
     for summary in summaries:
         if (summary.model, summary.task) == (model, task):
             return summary

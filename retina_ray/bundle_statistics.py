@@ -4,6 +4,7 @@ Everything that serving decides by is computed on validation or training data; t
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,10 @@ from retina_ray.data.schema import Task
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.errors import DataError
 from retina_ray.metrics.calibration import apply_temperature, conformal_quantile, fit_temperature, prediction_set
-from retina_ray.metrics.summary import TaskSummary
 from retina_ray.metrics.table import Predictions
+
+if TYPE_CHECKING:  # at run time it would cost whoever serves a bundle seconds
+    from retina_ray.metrics.summary import TaskSummary
 
 REFERENCE_IMAGES = 256
 """Training images behind the reference statistics, at most."""
@@ -48,7 +51,7 @@ def calibrate(task: Task, validation: Predictions, *, coverage: float) -> TaskCa
 
 
 def measure_test(
-    summary: TaskSummary, test: Predictions, calibration: TaskCalibration, *, fingerprint: str
+    summary: "TaskSummary", test: Predictions, calibration: TaskCalibration, *, fingerprint: str
 ) -> TaskMetrics:
     """Return a task's test metrics, how its prediction sets do there, and the fingerprint of what that rests on."""
     sets = prediction_set(apply_temperature(test.probabilities, calibration.temperature), calibration.quantile)

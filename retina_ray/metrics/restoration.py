@@ -2,6 +2,7 @@
 
 What lives here: PSNR and SSIM through torchmetrics, per image, so that their mean does not depend on how images are
 batched or spread over processes. What does not: the losses that train super-resolution (``losses/deepmt.py``).
+torchmetrics is imported where it is called: it takes seconds, and whoever serves the method never calls it.
 
 Shapes: ``B`` batch, ``H W`` image at high resolution.
 """
@@ -9,7 +10,6 @@ Shapes: ``B`` batch, ``H W`` image at high resolution.
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 
 def psnr(restored: Float[Tensor, "B 3 H W"], high: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
@@ -27,6 +27,8 @@ def psnr(restored: Float[Tensor, "B 3 H W"], high: Float[Tensor, "B 3 H W"]) -> 
     Raises:
         ValueError: two different shapes.
     """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     _require_same_shape(restored, high)
     return peak_signal_noise_ratio(restored.float(), high.float(), data_range=1.0, reduction="none", dim=(1, 2, 3))
 
@@ -46,6 +48,8 @@ def ssim(restored: Float[Tensor, "B 3 H W"], high: Float[Tensor, "B 3 H W"]) -> 
     Raises:
         ValueError: two different shapes.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     _require_same_shape(restored, high)
     # Variances as differences of means need float32 itself: autocast would blur them, and so would the TF32 that
     # cuDNN may use where the memory is channels_last.
