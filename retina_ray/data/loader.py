@@ -21,7 +21,8 @@ from retina_ray.data.masks import decode_mask
 from retina_ray.data.order import Share, eval_positions, steps_per_epoch, train_positions
 from retina_ray.data.schema import LESIONS
 from retina_ray.data.shards import ShardedDataset
-from retina_ray.data.torch_loader import Rendered, Renderer, TorchRenderer, ahead, drawing_pool, warp_mask
+from retina_ray.data.torch_loader import Rendered, Renderer, TorchRenderer, ahead, drawing_pool
+from retina_ray.data.warping import warp_mask
 from retina_ray.errors import DataError
 
 _MAX_DAMAGED_SHARE = 0.01

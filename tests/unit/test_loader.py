@@ -14,7 +14,7 @@ from retina_ray.data.decode import decode_image
 from retina_ray.data.loader import Loader, Samples
 from retina_ray.data.order import Share
 from retina_ray.data.shards import ShardedDataset
-from retina_ray.data.torch_loader import warp_mask
+from retina_ray.data.warping import warp_mask
 from retina_ray.errors import DataError
 from tests.photographs import CPU, NUM_ROWS, SIZE, both_backends, both_encodings, encode, flat, make, photo, write
 
