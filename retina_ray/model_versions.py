@@ -31,6 +31,17 @@ METHOD_TAG = "retina_ray.method"
 
 _MODEL_ADDRESS = re.compile(r"models:/(?P<name>[^@/]+)[@/](?P<which>[^@/]+)")
 
+
+def registry_of(storage: str) -> RunConfig:
+    """Return a configuration for those who ask for a model without having a run.
+
+    Args:
+        storage: folder or ``s3://`` prefix whose registry is meant, where no tracking server keeps it.
+    """
+    defaults = RunConfig(name="any")
+    return defaults.model_copy(update={"runtime": defaults.runtime.model_copy(update={"storage": storage})})
+
+
 _DEFAULTS = RunConfig(name="any")
 """For those who ask for a model without having a run: MLflow and the cache where they are by default."""
 
@@ -179,6 +190,35 @@ def resolve_model(address: str | Path, *, config: RunConfig = _DEFAULTS) -> Path
     model = show_model(config, match["name"], match["which"])
     source = model.source.removeprefix("file://")
     return _local(Store(source), config) if source.startswith(("/", "s3://")) else _download(model, config)
+
+
+def pinned(address: str, *, config: RunConfig = _DEFAULTS) -> str:
+    """Return a model's address with the version's number in the place of an alias; other addresses as they are.
+
+    Args:
+        address: as for `resolve_model`.
+        config: says where MLflow keeps its records.
+
+    Raises:
+        BundleError: there is no such version.
+        ResourceError: when MLflow cannot be reached.
+    """
+    match = _MODEL_ADDRESS.fullmatch(address)
+    if match is None:
+        return address
+    return f"models:/{match['name']}/{show_model(config, match['name'], match['which']).version}"
+
+
+def version_of(address: str) -> int | None:
+    """Return the version's number in a `pinned` address; None where it names none."""
+    match = _MODEL_ADDRESS.fullmatch(address)
+    return int(match["which"]) if match is not None and match["which"].isdecimal() else None
+
+
+def registered_name(address: str) -> str | None:
+    """Return the registered model's name in an address; None where it is that of a folder."""
+    match = _MODEL_ADDRESS.fullmatch(address)
+    return None if match is None else match["name"]
 
 
 def _tags(bundle: Bundle) -> dict[str, str]:

@@ -11,10 +11,10 @@ def judge(measures: ImageMeasures, limits: QualityLimits) -> ImageQuality:
         (measures.brightness < limits.min_brightness, "too dark", measures.brightness, limits.min_brightness),
         (measures.brightness > limits.max_brightness, "too bright", measures.brightness, limits.max_brightness),
         (measures.contrast < limits.min_contrast, "too little contrast", measures.contrast, limits.min_contrast),
-        (measures.sharpness < limits.min_sharpness, "blurred", measures.sharpness, limits.min_sharpness),
+        (measures.sharpness < limits.min_sharpness, "out of focus", measures.sharpness, limits.min_sharpness),
     )
     for fails, what, value, limit in checks:
         if fails:
-            reason = f"{what}: {value:.1f}, the limit set by the training images is {limit:.1f}"
+            reason = f"retake: {what} ({value:.1f}, the limit set by the training images is {limit:.1f})"
             return ImageQuality(ok=False, reason=reason)
     return ImageQuality(ok=True)

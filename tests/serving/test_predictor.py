@@ -208,7 +208,7 @@ def test_quality_measures_ignore_the_surround() -> None:
 @pytest.mark.parametrize(
     ("limit", "value", "reason"),
     [
-        ("min_sharpness", 1e9, "blurred"),
+        ("min_sharpness", 1e9, "out of focus"),
         ("min_brightness", 200.0, "too dark"),
         ("max_brightness", 5.0, "too bright"),
         ("min_contrast", 200.0, "too little contrast"),
@@ -220,7 +220,7 @@ def test_the_limit_that_fails_is_named(limit: str, value: float, reason: str) ->
     assert judge(measures, wide).reason is None
     verdict = judge(measures, wide.model_copy(update={limit: value}))
     assert not verdict.ok
-    assert str(verdict.reason).startswith(reason)
+    assert str(verdict.reason).startswith(f"retake: {reason} (")
 
 
 @pytest.mark.timeout(300)

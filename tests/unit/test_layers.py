@@ -37,6 +37,7 @@ RANKS = {
     "retina_ray.training": 4,
     "retina_ray.serving": 4,
     "retina_ray.client": 4,
+    "retina_ray.client_transport": 4,
     "retina_ray.report": 4,
     "retina_ray.bundle": 4,
     "retina_ray.bundle_manifest": 4,
@@ -56,6 +57,7 @@ PURE = {"retina_ray.models", "retina_ray.losses", "retina_ray.metrics"}
 PURE_MAY_NOT = PURE | {"retina_ray.config", "retina_ray.recipes", "retina_ray.data"}
 RAY = {"retina_ray.orchestration", "serve_apps", "benchmarks", "tests"}
 DALI = {"retina_ray.data.dali_loader"}
+CLIENT = {"retina_ray.client", "retina_ray.client_transport"}
 NETWORK_LIBRARIES = {"torch", "torchvision", "jaxtyping", "safetensors"}
 
 
@@ -121,7 +123,10 @@ def violations(importer: str, imported: str) -> Iterator[str]:
         yield "ray belongs to orchestration, serve_apps and benchmarks"
     if below(imported, "nvidia") and importer not in DALI and unit != "benchmarks":
         yield "nvidia.dali belongs to data/dali_loader.py and benchmarks"
-    if unit == "retina_ray.client" and imported.split(".")[0] in {"torch", "torchvision"}:
+    if unit in {"retina_ray.client", "retina_ray.client_transport"} and imported.split(".")[0] in {
+        "torch",
+        "torchvision",
+    }:
         yield "the client runs without torch"
     if unit in {"retina_ray.models", "retina_ray.losses"}:
         library = imported.split(".")[0]

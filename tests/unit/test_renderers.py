@@ -11,7 +11,8 @@ from retina_ray.data.augment import Augmentation, matrices
 from retina_ray.data.batch import normalise
 from retina_ray.data.dali_loader import DaliRenderer
 from retina_ray.data.shards import ShardedDataset
-from retina_ray.data.torch_loader import TorchRenderer, warp
+from retina_ray.data.torch_loader import TorchRenderer
+from retina_ray.data.warping import warp
 from tests.photographs import CPU, NUM_ROWS, SIZE, both_backends, both_encodings, encode, flat, make, photo, write
 
 BLACK = normalise(torch.zeros(1, 1, 1, 3, dtype=torch.uint8)).view(3)

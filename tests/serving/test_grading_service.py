@@ -1,0 +1,320 @@
+"""An endpoint's process: bounds, audit before answers, canaries, copies for a shadow, pictures."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from retina_ray.bundle import Bundle
+from retina_ray.serving.audit import AuditLog
+from retina_ray.serving.exchange import Answer, HostState, Job
+from retina_ray.serving.grading_service import GradingService, ServiceLimits
+from retina_ray.serving.hub import Hub
+from retina_ray.serving.keys import ApiKey, ApiKeys
+from retina_ray.serving.model_host import ModelHost
+from retina_ray.serving.model_link import ModelLink
+from retina_ray.serving.refusals import RefusedError
+from retina_ray.serving.routing import Route, Trial
+from retina_ray.serving.schema import GradeResponse
+from retina_ray.serving.service import GradeOptions, GradeRequest
+from retina_ray.serving.shadow_log import ShadowLog, read_shadow_logs
+from retina_ray.serving.telemetry import Telemetry
+from tests.bundles import make_everything
+from tests.serving_links import HubHere, ModelsHere, host_of
+from tests.serving_photographs import photograph
+
+pytestmark = pytest.mark.serving
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
+    made = make_everything(tmp_path_factory.mktemp("dataset"))
+    return made.build(tmp_path_factory.mktemp("a")), made.build(tmp_path_factory.mktemp("b"), name="candidate")
+
+
+@pytest.fixture(scope="module")
+def hosts(bundles: tuple[Bundle, Bundle]) -> tuple[ModelHost, ModelHost]:
+    return host_of(bundles[0]), host_of(bundles[1])
+
+
+def service_of(
+    route: Route,
+    *,
+    limits: ServiceLimits | None = None,
+    audit: AuditLog | None = None,
+    shadow: ShadowLog | None = None,
+    hub: HubHere | None = None,
+) -> GradingService:
+    return GradingService(
+        "replica",
+        {"grading": route},
+        hub or HubHere(),
+        limits=limits or ServiceLimits(),
+        telemetry=Telemetry(["/v1/grade"]),
+        audit=audit,
+        rate_limited=hub is not None,
+        shadow_log=shadow,
+    )
+
+
+def request(index: int = 0, data: bytes | None = None, **changes: object) -> GradeRequest:
+    values = {"photograph": data or photograph(index), "request_id": f"r{index}", "key_id": "clinic", **changes}
+    return GradeRequest(**values)
+
+
+def run(work: Callable[[], Awaitable[GradeResponse]]) -> GradeResponse:
+    async def inner() -> GradeResponse:
+        return await work()
+
+    return asyncio.run(inner())
+
+
+def champion(host: ModelHost) -> Route:
+    return Route(ModelLink("grading", ModelsHere([host])))
+
+
+def test_an_answer_is_complete(hosts: tuple[ModelHost, ModelHost], bundles: tuple[Bundle, Bundle]) -> None:
+    answer = run(lambda: service_of(champion(hosts[0])).grade(request()))
+    assert set(answer.tasks) == {"dr", "amd"}
+    assert answer.request_id == "r0"
+    assert answer.model.hash == bundles[0].hash
+    assert answer.timing.total_ms is not None
+    assert answer.timing.total_ms >= answer.timing.prepare_ms
+    assert answer.explanation is None
+    assert answer.lesions is None
+    assert answer.enhanced is None
+
+
+def test_an_overlay_is_drawn_over_the_square(hosts: tuple[ModelHost, ModelHost]) -> None:
+    service = service_of(champion(hosts[0]))
+    answer = run(lambda: service.grade(request(options=GradeOptions(explain="gradcam"))))
+    sent = GradeResponse.model_validate_json(answer.model_dump_json())  # as the sender gets it
+    assert sent.explanation is not None
+    assert set(sent.explanation.tasks) == {"dr", "amd"}
+    for file in sent.explanation.tasks.values():
+        picture = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
+        assert picture.shape == (64, 64, 3)
+        assert picture.std() > 5
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "reason"),
+    [
+        (b"no image", "unreadable-image", "send it again"),
+        (cv2.imencode(".png", np.full((100, 100, 3), 90, np.uint8))[1].tobytes(), "no-fundus", "no fundus found"),
+    ],
+)
+def test_a_photograph_that_cannot_be_graded_is_refused_with_a_verdict(
+    hosts: tuple[ModelHost, ModelHost], tmp_path: Path, data: bytes, kind: str, reason: str
+) -> None:
+    service = service_of(champion(hosts[0]), audit=AuditLog(tmp_path, "replica"))
+    with pytest.raises(RefusedError) as refused:
+        run(lambda: service.grade(request(data=data)))
+    assert refused.value.kind == kind
+    assert refused.value.image is not None
+    assert reason in str(refused.value.image.reason)
+    [log] = tmp_path.glob("*.audit.jsonl")
+    [line] = [json.loads(line) for line in log.read_text().splitlines()]
+    assert line["answer"] == {"refused": kind}
+    assert line["image"] == hashlib.sha256(data).hexdigest()
+
+
+def test_the_audit_line_is_written_before_the_answer_is_given(
+    hosts: tuple[ModelHost, ModelHost], bundles: tuple[Bundle, Bundle], tmp_path: Path
+) -> None:
+    service = service_of(champion(hosts[0]), audit=AuditLog(tmp_path, "replica"))
+    answer = run(lambda: service.grade(request()))
+    [log] = tmp_path.glob("*.audit.jsonl")
+    [line] = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (line["request"], line["key"], line["model"]) == ("r0", "clinic", bundles[0].hash)
+    assert line["answer"]["tasks"]["dr"]["grade"] == answer.tasks["dr"].grade
+
+
+def test_an_answer_that_cannot_be_logged_does_not_leave(hosts: tuple[ModelHost, ModelHost], tmp_path: Path) -> None:
+    log = AuditLog(tmp_path, "replica")
+    log.close()  # as on a full disk, every write fails
+    with pytest.raises(RefusedError, match="audit log cannot be written"):
+        run(lambda: service_of(champion(hosts[0]), audit=log).grade(request()))
+
+
+class Slow(ModelsHere):
+    """A model that answers when it is told to."""
+
+    def __init__(self, host: ModelHost) -> None:
+        super().__init__([host])
+        self.go = asyncio.Event()
+        self.here = asyncio.Semaphore(0)
+
+    async def answer(self, job: Job) -> Answer | HostState:
+        self.here.release()
+        await self.go.wait()
+        return await super().answer(job)
+
+
+def test_more_than_the_limit_is_refused_at_once(hosts: tuple[ModelHost, ModelHost]) -> None:
+    async def overload() -> None:
+        slow = Slow(hosts[0])
+        service = service_of(Route(ModelLink("grading", slow)), limits=ServiceLimits(in_flight=2))
+        taken = [asyncio.create_task(service.grade(request(index))) for index in range(2)]
+        for _ in taken:
+            await slow.here.acquire()
+        with pytest.raises(RefusedError) as refused:
+            await service.grade(request(2))
+        assert refused.value.kind == "overloaded"
+        assert refused.value.retry_after
+        slow.go.set()
+        assert len(await asyncio.gather(*taken)) == 2
+        assert await service.grade(request(2))  # there is room again
+
+    asyncio.run(overload())
+
+
+def test_an_answer_that_takes_too_long_is_given_up(hosts: tuple[ModelHost, ModelHost]) -> None:
+    async def wait() -> None:
+        slow = Slow(hosts[0])
+        service = service_of(Route(ModelLink("grading", slow)), limits=ServiceLimits(seconds=0.05))
+        with pytest.raises(RefusedError) as refused:
+            await service.grade(request())
+        assert refused.value.kind == "timeout"
+        assert "0.05 s" in refused.value.detail
+
+    asyncio.run(wait())
+
+
+def test_an_unknown_model_and_an_unknown_wish_are_refused(hosts: tuple[ModelHost, ModelHost]) -> None:
+    service = service_of(champion(hosts[0]))
+    with pytest.raises(RefusedError, match="grading") as refused:
+        run(lambda: service.grade(request(model="glaucoma")))
+    assert refused.value.kind == "unknown-model"
+    for options in (GradeOptions(explain="gmsv"), GradeOptions(lesions=True), GradeOptions(enhance=True)):
+        with pytest.raises(RefusedError) as refused:
+            run(lambda options=options: service.grade(request(options=options)))
+        assert refused.value.kind == "unsupported"
+
+
+def test_a_repetition_is_neither_computed_nor_logged_again(hosts: tuple[ModelHost, ModelHost], tmp_path: Path) -> None:
+    models = ModelsHere([hosts[0]])
+    service = service_of(Route(ModelLink("grading", models)), audit=AuditLog(tmp_path, "replica"))
+
+    async def twice() -> None:
+        first = await service.grade(request(idempotency_key="k"))
+        assert await service.grade(request(idempotency_key="k")) is first
+        with pytest.raises(RefusedError) as refused:
+            await service.grade(request(1, idempotency_key="k"))
+        assert refused.value.kind == "key-reused"
+
+    asyncio.run(twice())
+    assert len(models.jobs) == 1
+    [log] = tmp_path.glob("*.audit.jsonl")
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_a_canary_answers_its_share(hosts: tuple[ModelHost, ModelHost], bundles: tuple[Bundle, Bundle]) -> None:
+    links = [ModelLink("grading", ModelsHere([host])) for host in hosts]
+    route = Route(*links, Trial(canary_percent=50.0))
+
+    async def ask() -> list[bool]:
+        service = service_of(route)
+        found = []
+        for index in range(16):
+            answer = await service.grade(request(index))
+            to_candidate = route.goes_to_candidate(hashlib.sha256(photograph(index)).hexdigest())
+            assert answer.model.hash == bundles[1 if to_candidate else 0].hash
+            found.append(to_candidate)
+        return found
+
+    assert set(asyncio.run(ask())) == {True, False}
+
+
+def test_the_champion_answers_for_a_canary_that_is_not_ready(
+    hosts: tuple[ModelHost, ModelHost], bundles: tuple[Bundle, Bundle]
+) -> None:
+    candidate = ModelLink("grading", ModelsHere([host_of()]), waits=False)
+    route = Route(ModelLink("grading", ModelsHere([hosts[0]])), candidate, Trial(canary_percent=100.0))
+    answer = run(lambda: service_of(route).grade(request()))
+    assert answer.model.hash == bundles[0].hash
+
+
+def test_a_shadow_sees_copies_and_nobody_waits_for_it(
+    hosts: tuple[ModelHost, ModelHost], bundles: tuple[Bundle, Bundle], tmp_path: Path
+) -> None:
+    async def ask() -> None:
+        slow = Slow(hosts[1])
+        route = Route(ModelLink("grading", ModelsHere([hosts[0]])), ModelLink("grading", slow), Trial(shadow=True))
+        service = service_of(route, shadow=ShadowLog(tmp_path, "replica"))
+        answers = [await service.grade(request(index)) for index in range(3)]  # while the shadow answers nothing
+        assert {answer.model.hash for answer in answers} == {bundles[0].hash}
+        slow.go.set()
+        assert service._shadow is not None
+        await service._shadow.drained()
+
+    asyncio.run(ask())
+    records = read_shadow_logs(tmp_path).records
+    assert [record.image for record in records] == [hashlib.sha256(photograph(i)).hexdigest() for i in range(3)]
+    assert {(record.champion, record.candidate) for record in records} == {(bundles[0].hash, bundles[1].hash)}
+    assert all(record.candidate_answer is not None for record in records)
+
+
+def test_copies_that_a_shadow_is_too_slow_for_are_dropped_and_counted(
+    hosts: tuple[ModelHost, ModelHost], tmp_path: Path
+) -> None:
+    async def ask() -> str:
+        slow = Slow(hosts[1])
+        route = Route(ModelLink("grading", ModelsHere([hosts[0]])), ModelLink("grading", slow), Trial(shadow=True))
+        service = service_of(route, shadow=ShadowLog(tmp_path, "replica"))
+        for _ in range(40):
+            await service.grade(request())
+        return await service.metrics()
+
+    assert 'retina_ray_shadow_copies_dropped_total{model="grading",replica="replica"}' in asyncio.run(ask())
+
+
+def test_a_key_is_limited(hosts: tuple[ModelHost, ModelHost]) -> None:
+    hub = HubHere(Hub(ApiKeys([ApiKey(id="clinic", sha256="0" * 64, per_minute=3)]), None))
+
+    async def ask() -> None:
+        service = service_of(champion(hosts[0]), hub=hub)
+        await service.admit("clinic", 3)
+        with pytest.raises(RefusedError) as refused:
+            await service.admit("clinic", 1)
+        assert refused.value.kind == "rate-limited"
+
+    asyncio.run(ask())
+
+
+def test_models_are_described_with_their_replicas_and_a_refused_successor(
+    hosts: tuple[ModelHost, ModelHost], bundles: tuple[Bundle, Bundle]
+) -> None:
+    from retina_ray.errors import BundleError
+    from retina_ray.serving.hub import Report
+
+    hub = HubHere()
+    host = host_of(bundles[0])
+    host.refuse("models:/tiny/2", BundleError("it is damaged", "x", "y"))
+    hub.hub.report(Report("model", served_as="grading", host=host.state))
+
+    async def ask() -> None:
+        service = service_of(champion(host), hub=hub)
+        [description] = (await service.models()).models
+        assert description.replicas == 1
+        assert description.rollout is not None
+        assert description.rollout.state == "refused"
+        assert "it is damaged" in description.rollout.detail
+        assert await service.not_ready() is None
+
+    asyncio.run(ask())
+
+
+def test_a_process_without_a_model_says_why_it_is_not_ready() -> None:
+    service = service_of(champion(host_of()))
+
+    async def ask() -> str | None:
+        return await service.not_ready()
+
+    assert "grading" in str(asyncio.run(ask()))
