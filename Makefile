@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long lint format lock clean
+.PHONY: help venv demo test test-cluster test-long lint format lock clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 14
 
 venv: $(STAMP)  ## create or refresh .venv from requirements.lock (uses uv if there is one; PYTHON=python3.12 picks one)
 
@@ -40,7 +40,10 @@ demo: $(STAMP)  ## draw a small data set, train, search, report and query a mode
 	$(BIN)/retina-ray demo
 
 test: $(STAMP)  ## run the tests (minutes; those that need a GPU skip themselves without one)
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long and not cluster"
+
+test-cluster: $(STAMP)  ## run the tests that start Ray clusters of their own, such as an endpoint's
+	$(BIN)/python -m pytest -m "cluster and not long"
 
 test-long: $(STAMP)  ## run the long tests as well
 	$(BIN)/python -m pytest

@@ -1,6 +1,12 @@
 """``retina-ray demo``: the whole way, from drawn images to a graded photograph, in minutes on two cores."""
 
+import signal
+import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +17,9 @@ from retina_ray.cli.options import AsJson, Assignments, resolve
 from retina_ray.cli.search_display import parameters
 from retina_ray.cli.train import describe
 from retina_ray.cli.tune import search_and_publish
+from retina_ray.client import Client
 from retina_ray.config import override
-from retina_ray.serving.schema import GradeResponse
+from retina_ray.errors import ResourceError
 
 STORED_SIZE = 96
 """Larger than the network's input, so that the demo resamples as a real run does."""
@@ -25,9 +32,12 @@ def demo(
     images_per_task: Annotated[int, typer.Option("--images-per-task", min=20, help="Images drawn per task.")] = 600,
     trials: Annotated[int, typer.Option("--trials", min=2, help="Trials of the search.")] = 3,
     assignments: Assignments = None,
+    keep_serving: Annotated[
+        bool, typer.Option("--keep-serving", help="Leave the champion served until Ctrl-C.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw two diseases, train SALL on two Ray workers, search for a better one, and grade one image.
+    """Draw two diseases, train SALL on two Ray workers, search for a better one, serve the champion and ask it.
 
     Some seven minutes on two cores: the search is over temperature and data ratio, and begins with the trained setting.
 
@@ -38,6 +48,7 @@ def demo(
     settings = {"data__path": str(data), "runtime__storage": str(out / "runs"), "train__epochs": EPOCHS}
     config = resolve("sall_debug", None, assignments, name="demo", **settings)
     from retina_ray.data.synthetic import write_synthetic
+    from retina_ray.model_versions import resolve_model
     from retina_ray.orchestration.publish import train_and_publish
     from retina_ray.orchestration.ray_settings import connected
     from retina_ray.orchestration.run_report import report_run
@@ -68,34 +79,38 @@ def demo(
     search_report = report_search(SearchFolder.open(search))
     photograph = out / "photograph.jpg"
     truth = _draw_photograph(photograph, task=config.method.tasks[0], seed=config.seed + 1)
-    answer = _grade(winner.published.bundle_uri, photograph)
-    seconds = time.perf_counter() - start
-    if as_json:
-        found = {"search": search, "search_report": search_report, "winner": describe(winner.published)}
-        print_json(
-            {
-                **describe(published),
-                "report": report,
-                **found,
-                "prediction": answer.model_dump(),
-                "seconds": seconds,
-            }
-        )
-        return
-    say = console()
-    say.print(result_table(published.result.summaries, title="test split: single-task networks against SALL"))
-    say.print(result_table(winner.published.result.summaries, title="test split: the winner of the search"))
-    task, grade = config.method.tasks[0], answer.tasks[config.method.tasks[0]]
-    for line in (
-        f"graded    {photograph}: {task} {grade.grade} ({grade.grade_name}), {grade.confidence:.0%}; drawn as {truth}",
-        f"report    {report}",
-        f"searched  {search_report}",
-        f"winner    trial {winner.trial.number}: {parameters(winner.trial)}",
-        f"bundle    {winner.published.bundle_uri}",
-        f"next      retina-ray predict {winner.published.bundle_uri} {photograph}",
-        f"took      {seconds:.0f} s",
-    ):
-        say.print(line, markup=False, soft_wrap=True)
+    champion = str(resolve_model(f"models:/{config.tracking.model_name}@champion", config=config))
+    error_console().print("serving the champion")
+    with _served(champion) as url:
+        with Client(url, retry_for_s=30.0) as client:
+            answer = client.grade(photograph)
+        seconds = time.perf_counter() - start
+        if as_json:
+            found = {"search": search, "search_report": search_report, "winner": describe(winner.published)}
+            told = {"report": report, "served": url, "prediction": answer.model_dump(), "seconds": seconds}
+            print_json({**describe(published), **found, **told})
+        else:
+            say = console()
+            say.print(result_table(published.result.summaries, title="test split: single-task networks against SALL"))
+            say.print(result_table(winner.published.result.summaries, title="test split: the winner of the search"))
+            task, grade = config.method.tasks[0], answer.tasks[config.method.tasks[0]]
+            graded = f"{task} {grade.grade} ({grade.grade_name}), {grade.confidence:.0%}; drawn as {truth}"
+            for line in (
+                f"graded    {photograph}: {graded}",
+                f"report    {report}",
+                f"searched  {search_report}",
+                f"winner    trial {winner.trial.number}: {parameters(winner.trial)}",
+                f"bundle    {winner.published.bundle_uri}",
+                f"champion  {champion}",
+                f"served    {url}, a page too" + ("" if keep_serving else "; ended now, --keep-serving leaves it up"),
+                f"next      retina-ray serve up --model {champion}",
+                f"took      {seconds:.0f} s",
+            ):
+                say.print(line, markup=False, soft_wrap=True)
+        if keep_serving:
+            error_console().print("serving until Ctrl-C")
+            with suppress(KeyboardInterrupt):
+                signal.pause()
 
 
 def _draw_photograph(path: Path, *, task: str, seed: int) -> int:
@@ -111,8 +126,28 @@ def _draw_photograph(path: Path, *, task: str, seed: int) -> int:
     return sample.grades[task]
 
 
-def _grade(bundle: str, photograph: Path) -> GradeResponse:
-    from retina_ray.bundle import Bundle
-    from retina_ray.serving.predictor import Predictor
+@contextmanager
+def _served(bundle: str) -> Iterator[str]:
+    """Serve a bundle by `retina-ray serve up`, in a process of its own, for the length of a block; yield its address.
 
-    return Predictor(Bundle.load(bundle)).grade(photograph.read_bytes(), name=str(photograph))
+    Args:
+        bundle: its folder.
+
+    Raises:
+        ResourceError: it does not start.
+    """
+    command = [sys.executable, "-c", "from retina_ray.cli.main import main; main()", "serve", "up", "--no-announce"]
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        command += ["--model", bundle, "--port", str(found.getsockname()[1])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().strip()
+        if not url:
+            raise ResourceError("the champion is not served", bundle, "try `retina-ray serve up --model` with it")
+        yield url
+    finally:
+        process.stdout.close()
+        process.terminate()
+        process.wait()

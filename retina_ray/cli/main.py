@@ -10,7 +10,7 @@ import traceback
 import typer
 from pydantic import ValidationError
 
-from retina_ray.cli import data, demo, evaluate, models, predict, recipes, report, train, tune
+from retina_ray.cli import data, demo, evaluate, models, predict, recipes, report, serve, train, tune
 from retina_ray.cli.console import error_console
 from retina_ray.errors import RetinaRayError
 
@@ -31,6 +31,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.add_typer(models.app, name="models")
+app.add_typer(serve.app, name="serve")
 
 INTERRUPTED = 130
 

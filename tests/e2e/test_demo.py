@@ -16,7 +16,10 @@ import pytest
 from retina_ray.cli.main import run
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = "train.epochs=1 data.image_size=32 evaluate.bootstrap=20 method.backbone=shufflenet_v2_x0_5"
+QUICK = (
+    "train.epochs=1 train.batch_norm_momentum=0.9 data.image_size=32 evaluate.bootstrap=20 "
+    "method.backbone=shufflenet_v2_x0_5"
+)
 
 
 def retina_ray(folder: Path, *arguments: str) -> str:
@@ -92,6 +95,7 @@ def test_the_demo_ends_with_a_table_a_report_a_bundle_and_a_graded_photograph(
     assert stages == {"teacher-dr", "teacher-amd", "student-dr-amd"}
     search = desk / "demo/runs/demo-search"
     assert str(search / "report.html") in printed
+    assert "served    http://127.0.0.1:" in printed
     trials = [json.loads(file.read_text()) for file in sorted((search / "trials").iterdir())]
     assert [trial["state"] for trial in trials] == ["complete", "complete"]
     assert set(trials[0]["stages"].values()) == {"reused"}, "the first trial is the run itself"
