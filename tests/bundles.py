@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from retina_ray.bundle import Bundle, TrainedNetwork, build_bundle
@@ -17,6 +18,7 @@ from retina_ray.data.synthetic import draw
 from retina_ray.methods import catalogue
 from retina_ray.metrics.summary import TaskSummary, summarise
 from retina_ray.metrics.table import make_table
+from retina_ray.recipes import load_recipe
 
 SIZE = 64
 TASKS = (KNOWN_TASKS["dr"], KNOWN_TASKS["amd"])
@@ -138,6 +140,45 @@ def make_config(**changes: object) -> RunConfig:
         "tracking.uri": "http://user:secret@tracking.example",
     }
     return override(RunConfig(name="tiny"), {**small, **changes})
+
+
+def make_deepmt(folder: Path, *, size: int = SIZE) -> Made:
+    """Return what a bundle of DeepMT-DR with random weights is built from."""
+    tasks = TASKS[:1]
+    config = override(
+        load_recipe("deepmt_dr"),
+        {
+            **{"name": "tiny", "data.image_size": size, "evaluate.bootstrap": 20},
+            **{"method.super_resolution.width": 4, "method.super_resolution.blocks": 1},
+            **{"method.segmentation.width": 2, "method.segmentation.depth": 3},
+            **{"method.segmentation.gamma": [0.5, 0.5, 1.0]},
+            **{"method.grading.hidden": 8, "method.grading.weights": "none"},
+        },
+    )
+    plan = catalogue.plan(config, {task.name: task for task in tasks})
+    networks = []
+    for stage in plan.stages:
+        if stage.name in plan.finals:
+            method = catalogue.build(config.method.name, stage.settings)
+            network = method.build_model(initial_weights=False)
+            for module in network.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.momentum = 1.0
+                elif isinstance(module, torch.nn.Linear):
+                    torch.nn.init.normal_(module.weight, std=0.3)
+            with torch.no_grad():
+                method.probabilities(network.train(), method.inputs(torch.randn(8, 3, size, size)))
+            networks.append(TrainedNetwork(stage.settings, network.eval().state_dict()))
+    predictions = write_predictions()
+    predictions = predictions.filter(pc.equal(predictions["task"], "dr"))
+    return Made(
+        config=config,
+        dataset=write_dataset(folder, size=size),
+        networks=networks,
+        predictions=predictions,
+        summaries=summarise(predictions, split="test", resamples=20, seed=0),
+        tasks=tasks,
+    )
 
 
 def make_everything(folder: Path, *, size: int = SIZE, **changes: object) -> Made:

@@ -171,8 +171,14 @@ class PredictorService:
 @contextmanager
 def served(service: PredictorService, settings: HttpSettings = SETTINGS, keys: ApiKeys | None = None) -> Iterator[str]:
     """Run the application on a free port for the length of a block, and give its address."""
+    with listening_app(build_app(service, settings, keys)) as url:
+        yield url
+
+
+@contextmanager
+def listening_app(app: Callable[..., object]) -> Iterator[str]:
+    """Run an ASGI application on a free port for the length of a block, and give its address."""
     listening = socket.create_server(("127.0.0.1", 0))
-    app = build_app(service, settings, keys)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=2))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

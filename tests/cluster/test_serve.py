@@ -1,36 +1,34 @@
 """`retina-ray serve`: a real cluster, real HTTP, replicas that are killed, models that are replaced under load."""
 
-import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-import yaml
 
 from retina_ray.bundle import Bundle
-from retina_ray.client import Client
 from retina_ray.serving.keys import add, issue
+from retina_ray.serving.rate_limit import LEASE_S
 from retina_ray.serving.shadow_log import read_shadow_logs
 from tests.bundles import make_everything
-from tests.helpers import descendants
+from tests.endpoints import Endpoint, Load, endpoint_of, wait_for
 from tests.serving.test_model_host import broken
 from tests.serving_photographs import photograph
 
 STARTS_S = 120
 """A cluster and its replicas, on a busy machine."""
 
-COMMAND = [sys.executable, "-c", "from retina_ray.cli.main import main; main()", "serve"]
+PER_MINUTE = 30
+LIMITED = issue("limited", PER_MINUTE, ["grade"])
+"""A key that may send few photographs, and what the keys file says of it."""
 
 DECLARE = """
 import sys
@@ -43,143 +41,22 @@ cluster.apply(cluster.serving().with_model("grading", sys.argv[1], previous=None
 """Puts a bundle in the model's place without the command's own check."""
 
 
-@dataclass
-class Endpoint:
-    """A `retina-ray serve up`, as its user has it."""
-
-    process: subprocess.Popen[str]
-    folder: Path
-    url: str
-    key: str
-    environment: dict[str, str]
-    bundles: dict[str, str]
-
-    def command(self, *words: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [*COMMAND, *words],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=100,
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout if code == 0 else done.stderr
-
-    def client(self, **options: float) -> Client:
-        return Client(self.url, self.key, **options)
-
-    def replicas(self, deployment: str) -> list[int]:
-        """Return the processes of a deployment's replicas."""
-        found = []
-        for pid in descendants(self.process.pid):
-            with contextlib.suppress(OSError):
-                if f":retina_ray:{deployment}" in Path(f"/proc/{pid}/cmdline").read_text():
-                    found.append(pid)
-        return found
-
-
-def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     folder = tmp_path_factory.mktemp("endpoint")
     made = make_everything(folder / "dataset")
     bundles = {name: made.build(folder / name, name=name).store.uri for name in ("first", "second")}
     bundles["broken"] = broken(Bundle.load(bundles["first"]), folder / "broken").store.uri
-    text, key = issue("clinic", 100_000, ["grade", "metrics"])
-    add(folder / "keys.yaml", key)
-    config = {
-        "http_options": {"host": "127.0.0.1", "port": free_port()},
-        "applications": [
-            {
-                "name": "retina_ray",
-                "import_path": "serve_apps.app:build",
-                "route_prefix": "/",
-                "args": {
-                    "models": {"grading": {"num_cpus": 0.5}},
-                    "http": {"num_cpus": 0.5, "scaling": {"least": 3, "most": 3}},
-                    "keys": str(folder / "keys.yaml"),
-                    "audit": str(folder / "audit"),
-                    "shadow": str(folder / "shadow"),
-                },
-                "deployments": [{"name": "Model-grading", "user_config": {"bundle": bundles["first"]}}],
-            }
-        ],
+    arguments = {
+        "models": {"grading": {"num_cpus": 0.5}},
+        "http": {"num_cpus": 0.5, "scaling": {"least": 3, "most": 3}},
+        "audit": str(folder / "audit"),
+        "shadow": str(folder / "shadow"),
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"XDG_STATE_HOME": str(folder / "state"), "RAY_USAGE_STATS_ENABLED": "0"}
-    with (folder / "stderr").open("w") as log:
-        process = subprocess.Popen(
-            [*COMMAND, "up", str(folder / "config.yaml")],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        assert url, (folder / "stderr").read_text()
-        found = Endpoint(process, folder, url, text, environment, bundles)
+    add(folder / "keys.yaml", LIMITED[1])
+    deployments = [{"name": "Model-grading", "user_config": {"bundle": bundles["first"]}}]
+    with endpoint_of(folder, bundles, arguments, deployments) as found:
         yield found
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, (folder / "stderr").read_text()
-        assert not descendants(process.pid)
-    finally:
-        for pid in [*descendants(process.pid), process.pid]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-@dataclass
-class Load:
-    """Photographs that are sent one after the other by several clients as long as a block runs.
-
-    Attributes:
-        models: answers by the hash of the model that gave them.
-        failures: what was raised.
-    """
-
-    endpoint: Endpoint
-    models: Counter[str] = field(default_factory=Counter)
-    failures: list[Exception] = field(default_factory=list)
-    _ended: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> "Load":
-        self._threads = [threading.Thread(target=self._send, args=(number,)) for number in range(3)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _send(self, number: int) -> None:
-        with self.endpoint.client() as client:
-            while not self._ended.is_set():
-                try:
-                    answer = client.grade(photograph(number))
-                except Exception as error:
-                    self.failures.append(error)
-                else:
-                    self.models[answer.model.hash] += 1
-
-    def answered(self, model: str, times: int = 5) -> None:
-        """Wait until a model has answered so often from now on."""
-        before = self.models[model]
-        wait_for(lambda: self.failures or self.models[model] >= before + times)
 
 
 @pytest.mark.timeout(STARTS_S + 60)
@@ -259,6 +136,24 @@ def test_a_candidate_is_tried_on_a_share_and_on_copies(endpoint: Endpoint) -> No
         wait_for(lambda: all(client.grade(photograph(index)).model.hash == first for index in range(8)))
 
 
+def test_a_keys_limit_holds_over_three_replicas(endpoint: Endpoint) -> None:
+    headers = {"Authorization": f"Bearer {LIMITED[0]}", "Content-Type": "image/jpeg"}
+    begin = time.monotonic()
+
+    def ask(number: int) -> requests.Response:  # each over a connection of its own, which HAProxy gives to any replica
+        return requests.post(f"{endpoint.url}/v1/grade", data=photograph(number), headers=headers, timeout=30)
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(ask, range(3 * PER_MINUTE)))
+    most = PER_MINUTE * (1 + (time.monotonic() - begin + LEASE_S) / 60)
+    statuses = Counter(answer.status_code for answer in answers)
+    assert set(statuses) == {200, 429}
+    assert PER_MINUTE / 2 <= statuses[200] <= most
+    assert all(float(answer.headers["retry-after"]) > 0 for answer in answers if answer.status_code == 429)
+    logs = [log.read_text() for log in (endpoint.folder / "audit").glob("*.audit.jsonl")]
+    assert sum('"limited"' in log for log in logs) == 3
+
+
 @pytest.mark.parametrize("deployment", ["Model-grading", "Http"])
 def test_replicas_are_killed_under_load(endpoint: Endpoint, deployment: str) -> None:
     first = Bundle.load(endpoint.bundles["first"]).hash
@@ -288,11 +183,3 @@ def test_the_audit_log_is_whole_after_all_that(endpoint: Endpoint) -> None:
     # Of three replicas, and of the one in a killed one's place.
     wait_for(lambda: len(list(audit.glob("*.audit.jsonl"))) >= 4)
     assert json.loads(endpoint.command("audit", "verify", str(audit), "--json"))["ok"]
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

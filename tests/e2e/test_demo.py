@@ -102,6 +102,7 @@ def test_the_demo_ends_with_a_table_a_report_a_bundle_and_a_graded_photograph(
     assert [name for name, how in trials[1]["stages"].items() if how == "trained"] == ["student-dr-amd"]
 
 
+@pytest.mark.long  # it serves once more
 @pytest.mark.timeout(900)
 def test_a_demo_that_is_run_again_trains_nothing(desk: Path, printed: str, settings: list[str], read: Read) -> None:
     before = {file: file.stat().st_mtime_ns for file in desk.glob("demo/runs/artifacts/*/*.safetensors")}
