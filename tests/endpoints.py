@@ -82,7 +82,7 @@ def endpoint_of(
         "deployments": deployments,
     }
     config = {"http_options": {"host": "127.0.0.1", "port": free_port()}, "applications": [application]}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"XDG_STATE_HOME": str(folder / "state"), "RAY_USAGE_STATS_ENABLED": "0"}
     with (folder / "stderr").open("w") as log:

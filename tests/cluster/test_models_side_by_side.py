@@ -40,3 +40,4 @@ def test_two_methods_are_served_side_by_side(tmp_path: Path, layout: str) -> Non
         second = Bundle.load(bundles["second"]).hash
         wait_for(lambda: client.grade(photograph()).model.hash == second)
         assert client.grade(photograph(), model="deepmt").model.hash == seen.model.hash
+        assert [model.served_as for model in client.models().models] == ["sall", "deepmt"]

@@ -93,7 +93,8 @@ def test_a_photograph_is_shown_with_all_that_was_answered(
     for place, (task, found) in enumerate(answer.tasks.items()):
         text = cards.nth(place).inner_text()
         assert found.grade_name in text
-        verdict = "A human decides" if found.abstain else "Refer" if found.referable else "No referral"
+        cleared = "No referral" if answer.image.ok else "Retake first"
+        verdict = "A human decides" if found.abstain else "Refer" if found.referable else cleared
         assert cards.nth(place).locator(".verdict").inner_text() == verdict
         assert f"confidence {shown(found.confidence)}" in text
         named = [bundle.manifest.tasks[place].grades[grade] for grade in found.prediction_set]
@@ -248,6 +249,7 @@ def test_a_photograph_that_is_unlike_the_training_images(service: PredictorServi
     quality = page.locator("#quality")
     assert "too dark: 12.0" in quality.inner_text()
     assert "poor" in str(quality.get_attribute("class"))
+    assert "No referral" not in page.locator("#results").inner_text()
 
 
 def test_what_cannot_be_graded_is_explained(page: Any, files: Path, artifacts: Path) -> None:

@@ -156,7 +156,7 @@ function showAnswer(answer, roundTrip) {
       ? "like those the model was trained on."
       : `${answer.image.reason}. It is unlike those the model was trained on, so the grades may be wrong.`);
   const tasks = Object.entries(answer.tasks);
-  byId("tasks").replaceChildren(...tasks.map(([task, graded]) => taskCard(task, graded, description)));
+  byId("tasks").replaceChildren(...tasks.map(([task, graded]) => taskCard(task, graded, answer.image, description)));
   const { timing, model } = answer;
   const steps = `preparation ${milliseconds(timing.prepare_ms)}, network ${milliseconds(timing.network_ms)}`;
   const facts = {
@@ -169,22 +169,25 @@ function showAnswer(answer, roundTrip) {
   byId("empty").hidden = true;
   byId("results").hidden = false;
   showLayers(answer);
-  const told = tasks.map(([task, graded]) => `${titleOf(task)}: ${graded.grade_name}, ${verdictOf(graded)[1]}.`);
+  const told = tasks.map(([task, graded]) =>
+    `${titleOf(task)}: ${graded.grade_name}, ${verdictOf(graded, answer.image)[1]}.`);
   say(`Graded ${photograph.name}. ${told.join(" ")}`);
   byId("results-title").focus();
 }
 
 const titleOf = (task) => TASKS[task] ?? task;
 
-function verdictOf({ abstain, referable }) {
+// A poor photograph never clears a patient: what it does not show may be there.
+function verdictOf({ abstain, referable }, image) {
   if (abstain) return ["human", "A human decides"];
-  return referable ? ["refer", "Refer"] : ["none", "No referral"];
+  if (referable) return ["refer", "Refer"];
+  return image.ok ? ["none", "No referral"] : ["human", "Retake first"];
 }
 
-function taskCard(task, graded, description) {
+function taskCard(task, graded, image, description) {
   const { grades, referable_from } = description.tasks[task] ?? { grades: [], referable_from: -1 };
   const nameOf = (grade) => grades[grade] ?? `grade ${grade}`;
-  const [kind, verdict] = verdictOf(graded);
+  const [kind, verdict] = verdictOf(graded, image);
   const rows = graded.probabilities.map((share, grade) => {
     const likely = graded.prediction_set.includes(grade);
     const fill = make("span", { className: "fill" });
