@@ -34,7 +34,7 @@ class Measured:
     Attributes:
         seconds: that it lasted.
         latencies_ms: of each answered request.
-        failures: requests that were not answered with 200.
+        failures: requests that were not answered, or with another status than 200.
     """
 
     seconds: float = 0.0
@@ -71,12 +71,10 @@ def load(url: str, questions: Sequence[Question], *, clients: int, seconds: floa
             begin = time.perf_counter()
             question = questions[number % len(questions)]
             number += 1
-            connection.request("POST", question.path, question.body, {"Content-Type": question.content_type})
-            answer = connection.getresponse()
-            answer.read()
+            answered = _ask(connection, question)
             took = 1e3 * (time.perf_counter() - begin)
             with lock:
-                if answer.status == http.client.OK:
+                if answered:
                     measured.latencies_ms.append(took)
                 else:
                     measured.failures += 1
@@ -85,6 +83,17 @@ def load(url: str, questions: Sequence[Question], *, clients: int, seconds: floa
     _together(ask, clients)
     measured.seconds = time.perf_counter() - start
     return measured
+
+
+def _ask(connection: http.client.HTTPConnection, question: Question) -> bool:
+    try:
+        connection.request("POST", question.path, question.body, {"Content-Type": question.content_type})
+        answer = connection.getresponse()
+        answer.read()
+    except (OSError, http.client.HTTPException):
+        connection.close()  # the next request opens it again
+        return False
+    return answer.status == http.client.OK
 
 
 def _together(work: Callable[[int], None], count: int) -> None:

@@ -55,11 +55,10 @@ class Server:
         """Wait until it answers, then let it stand still."""
         until = time.monotonic() + STARTS_S
         while True:
-            with suppress(OSError):
-                if load(self._url, self._questions, clients=1, seconds=0.1).latencies_ms:
-                    break
+            if load(self._url, self._questions, clients=1, seconds=0.001).latencies_ms:
+                break
             if time.monotonic() > until or self._process.poll() is not None:
-                raise RuntimeError(f"the server does not answer: {self._process.args}")
+                raise RuntimeError(f"the server does not answer: {self._process.args!r}")
             time.sleep(0.2)
         self._signal(signal.SIGSTOP)
 
@@ -172,7 +171,7 @@ class Loop:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the loop ended: {self._process.args}")
+            raise RuntimeError(f"the loop ended: {self._process.args!r}")
         return line
 
 

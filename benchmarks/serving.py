@@ -29,8 +29,8 @@ CASES = (("inception_v3", 299, 344), ("resnet18", 224, 256))
 """Backbone, side of its images and of those that are stored, pixels."""
 SIDE = 512
 CLIENTS = 16
-ROUNDS = 5
-ALONE_S = 3.0
+ROUNDS = 4
+ALONE_S = 2.0
 
 Figures = dict[str, float]
 Contestants = Mapping[str, Callable[[], Figures]]

@@ -16,7 +16,7 @@ from typing import Any
 import litserve
 import torch
 import uvicorn
-from fastapi import FastAPI, Response, UploadFile
+from fastapi import FastAPI, Request, Response, UploadFile
 
 from retina_ray.bundle import Bundle
 from retina_ray.serving.model_host import HostSettings, LoadedModel
@@ -25,7 +25,7 @@ from retina_ray.serving.preparation import Prepared
 
 MAX_BATCH = 8
 ROUTE = "/predict"
-LOOP_S = 8.0
+LOOP_S = 6.0
 
 
 def predictor_of(bundle: str, *, as_trained: bool = False) -> Predictor:
@@ -68,7 +68,7 @@ class Grading(litserve.LitAPI):
         """Load the model in each worker."""
         self._predictor = predictor_of(self._bundle)
 
-    def decode_request(self, request: Any, **_: Any) -> Prepared:
+    def decode_request(self, request: Request, **_: Any) -> Prepared:
         """Prepare a photograph."""
         return self._predictor.prepare(request["file"].file.read())
 

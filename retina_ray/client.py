@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from retina_ray.client_transport import REAL_CLOCK, REPEATED, Clock, Patience, Reply, Transport, may_pass
 from retina_ray.errors import ConfigError, DataError, RetinaRayError
-from retina_ray.serving.schema import BatchResponse, Explanation, GradeResponse, ModelsResponse, Problem
+from retina_ray.serving.schema import BatchItem, BatchResponse, Explanation, GradeResponse, ModelsResponse, Problem
 
 Photograph = Path | str | bytes
 """A file, by its path or by its content."""
@@ -138,15 +138,26 @@ class Client:
     ) -> BatchResponse:
         """Grade several photographs in one request; one that cannot be graded has its problem, the others an answer.
 
+        Those for which repeating helps, such as where the service was overloaded, are sent again.
+
         The answers are called by the files' paths as given, or by their number from 1 where contents are given. The
         other arguments and the exceptions are those of `grade`.
         """
         query = _query(model, explain, lesions, enhance, low_resolution)
-        body, kind = _multipart([_content(photograph) for photograph in photographs])
-        items = self._ask("POST", f"/v1/grade/batch{query}", BatchResponse, body, kind).photographs
-        if len(items) != len(photographs):
-            what = f"{len(photographs)} photographs were sent, but the answer is to another number"
-            raise RequestError(what, str(len(items)), "report it to who runs the service", 200)
+        contents = [_content(photograph) for photograph in photographs]
+        items = self._ask_batch(contents, query)
+        patience = Patience(self._retry_for_s, self._clock)
+        while again := [i for i, item in enumerate(items) if item.problem and item.problem.status in REPEATED]:
+            wait = patience.wait()
+            if wait is None:
+                break
+            self._clock.sleep(wait)
+            try:
+                repeated = self._ask_batch([contents[i] for i in again], query)
+            except RequestError:  # what was answered before is worth keeping
+                break
+            for i, item in zip(again, repeated, strict=True):
+                items[i] = item
         named = []
         for number, (item, photograph) in enumerate(zip(items, photographs, strict=True), start=1):
             name = str(number) if isinstance(photograph, bytes) else str(photograph)
@@ -186,6 +197,14 @@ class Client:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _ask_batch(self, contents: Sequence[bytes], query: str) -> list[BatchItem]:
+        body, kind = _multipart(contents)
+        items = self._ask("POST", f"/v1/grade/batch{query}", BatchResponse, body, kind).photographs
+        if len(items) != len(contents):
+            what = f"{len(contents)} photographs were sent, but the answer is to another number"
+            raise RequestError(what, str(len(items)), "report it to who runs the service", 200)
+        return list(items)
 
     def _ask(
         self, method: str, target: str, kind: type[_Answer], body: bytes | None = None, content_type: str | None = None

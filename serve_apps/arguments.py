@@ -105,7 +105,9 @@ class ModelSettings(_Strict):
     bundle: str | None = None
     """Folder, ``s3://`` prefix or ``models:/NAME/VERSION``; null: none."""
     previous: str | None = None
-    """What a roll-back returns to."""
+    """What a roll-back returns to, and what a new replica answers with where it refuses the bundle."""
+    attempt: int = 0
+    """Raised to have a bundle that was refused tried again."""
 
 
 class TrialSettings(_Strict):

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from retina_ray.bundle import Bundle
-from retina_ray.errors import BundleError, RetinaRayError
+from retina_ray.errors import BundleError
 from retina_ray.model_versions import registry_of, resolve_model, version_of
-from retina_ray.serving.exchange import Answer, HostState, Job
-from retina_ray.serving.model_host import HostSettings, ModelHost
+from retina_ray.serving.allocator import keep_freed_memory
+from retina_ray.serving.exchange import Answer, Failed, HostState, Job
+from retina_ray.serving.model_host import HostSettings, ModelHost, reason
 from serve_apps.arguments import ModelArguments, ModelSettings
 
 _logger = logging.getLogger("ray.serve")
@@ -23,51 +24,69 @@ class HostedModel:
         served_as: what requests call the model.
         arguments: of its deployment.
         storage: whose registry ``models:/`` addresses mean.
+        keeps: whether the present bundle answers until the next one is loaded. A candidate must not answer in the name
+            of the next one.
     """
 
-    def __init__(self, served_as: str, arguments: ModelArguments, storage: str) -> None:
+    def __init__(self, served_as: str, arguments: ModelArguments, storage: str, *, keeps: bool = True) -> None:
         threads = max(1, int(arguments.num_cpus))
         torch.set_num_threads(threads)
+        keep_freed_memory()
         batches = tuple(sorted({1, arguments.max_batch}))
         self._host = ModelHost(HostSettings(served_as, precision=arguments.precision, warm_batches=batches))
         self._registry = registry_of(storage)
+        self._keeps = keeps
         self._networks = ThreadPoolExecutor(1, thread_name_prefix="networks")
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="loading")
-        self._wanted: str | None = None
-        self._change: asyncio.Future[bool] | None = None
+        self._wanted = ModelSettings()
+        self._change: asyncio.Future[None] | None = None
 
     async def use(self, settings: ModelSettings) -> None:
         """Take another bundle: the first one is waited for, a later one is loaded beside the present one.
 
+        Where the first one is refused, the one before it answers: a bundle that is refused where it was declared must
+        not keep replicas that start later from answering.
+
         Raises:
-            BundleError: the first bundle is refused.
+            BundleError: the first bundle is refused, and there is none before it.
         """
-        if settings.bundle == self._wanted:
+        before, self._wanted = self._wanted, settings
+        if (settings.bundle, settings.attempt) == (before.bundle, before.attempt):
             return
-        self._wanted = settings.bundle
+        if settings.bundle is None or not self._keeps:
+            self._host.clear()
         if settings.bundle is None:
             return
         loop = asyncio.get_running_loop()
-        self._change = loop.run_in_executor(self._loading, self._load, settings.bundle)
+        self._change = loop.run_in_executor(self._loading, self._load, settings)
         if self._host.state.description is None:
             await self._change
             swap = self._host.state.swap
-            if swap is not None:
+            if self._host.state.description is None and swap is not None:
                 raise BundleError("the model is refused", f"{settings.bundle} ({swap.detail})", "serve another one")
 
     def state(self) -> HostState:
         """Return what senders have to know."""
         return self._host.state
 
-    async def answer(self, jobs: list[Job]) -> list[Answer | HostState]:
+    async def answer(self, jobs: list[Job]) -> list[Answer | HostState | Failed]:
         """Answer jobs, as `ModelHost.answer` does."""
         return await asyncio.get_running_loop().run_in_executor(self._networks, self._host.answer, jobs)
 
-    def _load(self, address: str) -> bool:
+    def _load(self, settings: ModelSettings) -> None:
+        assert settings.bundle is not None
+        if self._take(settings.bundle) or self._host.state.description is not None:
+            return
+        swap = self._host.state.swap
+        if settings.previous is not None and self._take(settings.previous) and swap is not None:
+            self._host.refuse(swap.bundle, swap.detail)
+
+    def _take(self, address: str) -> bool:
+        """Load a bundle, and tell whether it answers now."""
         try:
             bundle = Bundle.load(resolve_model(address, config=self._registry))
-        except RetinaRayError as error:
-            self._host.refuse(address, error)
+        except Exception as error:  # of a registry or a storage that is away, too
+            self._host.refuse(address, reason(error))
             return False
         answers = self._host.load(bundle, address=address, version=version_of(address))
         _logger.info("%s: %s", address, "answers now" if answers else "refused")

@@ -11,7 +11,7 @@ from ray import serve
 from retina_ray.serving.audit import HeadsLog
 from retina_ray.serving.exchange import HostState
 from retina_ray.serving.hub import REPORT_EVERY_S, Hub, HubLink, Report
-from retina_ray.serving.keys import ApiKeys
+from retina_ray.serving.key_file import KeyFile
 from retina_ray.serving.rate_limit import Lease
 from serve_apps.arguments import Arguments
 
@@ -27,7 +27,7 @@ class HubReplica:
     """
 
     def __init__(self, arguments: Arguments) -> None:
-        keys = None if arguments.keys is None else ApiKeys.load(Path(arguments.keys))
+        keys = None if arguments.keys is None else KeyFile(Path(arguments.keys))
         heads = None if arguments.audit is None else HeadsLog(Path(arguments.audit))
         self._hub = Hub(keys, heads)
 

@@ -9,11 +9,11 @@ from fastapi import FastAPI
 from ray import serve
 
 from retina_ray.serving.audit import AuditLog
-from retina_ray.serving.exchange import Answer, HostState, Job
+from retina_ray.serving.exchange import Answer, Failed, HostState, Job
 from retina_ray.serving.grading_service import GradingService, ServiceLimits
 from retina_ray.serving.http import ROUTES, HttpSettings, build_app
 from retina_ray.serving.hub import REPORT_EVERY_S
-from retina_ray.serving.keys import ApiKeys
+from retina_ray.serving.key_file import KeyFile
 from retina_ray.serving.model_link import ModelLink
 from retina_ray.serving.routing import Route, Trial
 from retina_ray.serving.shadow_log import ShadowLog
@@ -43,9 +43,9 @@ class HandleTransport:
         found: HostState = await self._handle.state.remote()
         return found
 
-    async def answer(self, job: Job) -> Answer | HostState:
+    async def answer(self, job: Job) -> Answer | HostState | Failed:
         """Have a job answered by one of the replicas."""
-        found: Answer | HostState = await self._handle.answer.remote(job)
+        found: Answer | HostState | Failed = await self._handle.answer.remote(job)
         return found
 
 
@@ -59,22 +59,22 @@ class LocalTransport:
 
     def __init__(self, model: "HostedModel", *, max_batch: int, wait_ms: float) -> None:
         self._model = model
-        batches: Any = self._answers
-        batches.set_max_batch_size(max_batch)
-        batches.set_batch_wait_timeout_s(wait_ms / 1e3)
+
+        # A function of its own: methods of several models would share one queue, and be answered by any of them.
+        @serve.batch(max_batch_size=max_batch, batch_wait_timeout_s=wait_ms / 1e3)
+        async def answers(jobs: list[Job]) -> list[Answer | HostState | Failed]:
+            return await model.answer(jobs)
+
+        self._answers: Any = answers
 
     async def state(self) -> HostState:
         """Return what the model says of itself."""
         return self._model.state()
 
-    async def answer(self, job: Job) -> Answer | HostState:
+    async def answer(self, job: Job) -> Answer | HostState | Failed:
         """Answer a job, together with others that arrive at the time."""
-        found: Answer | HostState = await self._answers(job)
+        found: Answer | HostState | Failed = await self._answers(job)
         return found
-
-    @serve.batch
-    async def _answers(self, jobs: list[Job]) -> list[Answer | HostState]:
-        return await self._model.answer(jobs)
 
 
 @serve.deployment(name="Http")
@@ -109,9 +109,12 @@ class HttpReplica:
         """Return the application that answers; Serve calls this after the constructor."""
         http, keys = self._arguments.http, self._arguments.keys
         settings = HttpSettings(
-            max_body_bytes=int(http.max_megabytes * 1e6), body_seconds=http.body_seconds, max_batch=http.max_photographs
+            max_body_bytes=int(http.max_megabytes * 1e6),
+            body_seconds=http.body_seconds,
+            max_batch=http.max_photographs,
+            batch_share=max(1, http.in_flight // 4),
         )
-        return build_app(self._service, settings, None if keys is None else ApiKeys.load(Path(keys)))
+        return build_app(self._service, settings, None if keys is None else KeyFile(Path(keys)))
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Try candidates otherwise, or take other bundles; Serve calls this whenever the configuration changes."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from ray import serve
 
-from retina_ray.serving.exchange import Answer, HostState, Job
+from retina_ray.serving.exchange import Answer, Failed, HostState, Job
 from serve_apps.arguments import ModelArguments, ModelSettings
 from serve_apps.hub import HubHandle, reporting
 
@@ -27,7 +27,7 @@ class ModelReplica:
         # It brings torch along, which whoever builds the application does without.
         from serve_apps.hosted_model import HostedModel
 
-        self._model = HostedModel(served_as, arguments, storage)
+        self._model = HostedModel(served_as, arguments, storage, keeps=counts)
         batches: Any = self._answers
         batches.set_max_batch_size(arguments.max_batch)
         batches.set_batch_wait_timeout_s(arguments.wait_ms / 1e3)
@@ -41,11 +41,11 @@ class ModelReplica:
         """Return what senders have to know."""
         return self._model.state()
 
-    async def answer(self, job: Job) -> Answer | HostState:
+    async def answer(self, job: Job) -> Answer | HostState | Failed:
         """Answer one job, together with others that arrive at the time."""
-        found: Answer | HostState = await self._answers(job)
+        found: Answer | HostState | Failed = await self._answers(job)
         return found
 
     @serve.batch
-    async def _answers(self, jobs: list[Job]) -> list[Answer | HostState]:
+    async def _answers(self, jobs: list[Job]) -> list[Answer | HostState | Failed]:
         return await self._model.answer(jobs)

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import requests
 import yaml
 
 from retina_ray.client import Client
 from retina_ray.serving.keys import add, issue
+from retina_ray.serving.schema import GradeResponse
 from tests.helpers import descendants
 from tests.serving_photographs import photograph
 
@@ -120,6 +122,8 @@ class Load:
         pause_s: between an answer and the next request.
         models: answers by the hash of the model that gave them.
         failures: what was raised.
+        wrong: answers with other grades than the same model gave to the same photograph before.
+        bare: statuses that one more client got, which repeats nothing; 0 where it got none.
     """
 
     endpoint: Endpoint
@@ -127,10 +131,14 @@ class Load:
     pause_s: float = 0.0
     models: Counter[str] = field(default_factory=Counter)
     failures: list[Exception] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    bare: Counter[int] = field(default_factory=Counter)
+    _grades: dict[tuple[str, int], object] = field(default_factory=dict)
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> "Load":
         self._threads = [threading.Thread(target=self._send, args=(number,)) for number in range(self.clients)]
+        self._threads.append(threading.Thread(target=self._send_once_each))
         for thread in self._threads:
             thread.start()
         return self
@@ -148,7 +156,22 @@ class Load:
                 except Exception as error:
                     self.failures.append(error)
                 else:
-                    self.models[answer.model.hash] += 1
+                    self._check(number, answer)
+
+    def _check(self, number: int, answer: GradeResponse) -> None:
+        found = {task: (grade.grade, round(grade.confidence, 3)) for task, grade in answer.tasks.items()}
+        if self._grades.setdefault((answer.model.hash, number), found) != found:
+            self.wrong.append(f"photograph {number}: {found}")
+        self.models[answer.model.hash] += 1
+
+    def _send_once_each(self) -> None:
+        headers = {"Authorization": f"Bearer {self.endpoint.key}", "Content-Type": "image/jpeg"}
+        while not self._ended.wait(max(self.pause_s, 0.1)):
+            try:
+                url = f"{self.endpoint.url}/v1/grade"
+                self.bare[requests.post(url, data=photograph(), headers=headers, timeout=30).status_code] += 1
+            except requests.RequestException:
+                self.bare[0] += 1
 
     def answered(self, model: str, times: int = 5) -> None:
         """Wait until a model has answered so often from now on."""

@@ -66,6 +66,7 @@ class PredictorService:
         rate_limit: photographs that are admitted.
         starting: why it is not ready.
         altered: fields of answers that are replaced.
+        before: is called with each request, and may raise.
         asked: the requests that were graded or refused.
         observed: route and status of each finished request.
     """
@@ -77,6 +78,7 @@ class PredictorService:
     rate_limit: float = float("inf")
     starting: str | None = None
     altered: dict[str, object] = field(default_factory=dict)
+    before: Callable[[GradeRequest], None] = lambda _: None
     asked: list[GradeRequest] = field(default_factory=list)
     observed: list[tuple[str, int]] = field(default_factory=list)
 
@@ -85,6 +87,7 @@ class PredictorService:
 
     async def grade(self, request: GradeRequest) -> GradeResponse:
         self.asked.append(request)
+        self.before(request)
         if self.failure is not None:
             raise self.failure
         if self.refusal is not None:

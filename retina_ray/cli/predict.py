@@ -222,7 +222,9 @@ def _show(graded: dict[str, _Graded]) -> None:
         table.add_column(heading, justify="right" if heading == "confidence" else "left")
     for name, result in graded.items():
         for task, grade in result.answer.tasks.items():
-            refer = "a human decides" if grade.abstain else "yes" if grade.referable else "no"
+            # What a poor photograph does not show may be there all the same.
+            cleared = "no" if result.answer.image.ok else "retake first"
+            refer = "a human decides" if grade.abstain else "yes" if grade.referable else cleared
             possible = ", ".join(str(each) for each in grade.prediction_set)
             table.add_row(
                 Path(name).name, task, f"{grade.grade} {grade.grade_name}", f"{grade.confidence:.1%}", refer, possible

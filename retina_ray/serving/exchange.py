@@ -50,6 +50,17 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """A job whose networks raised.
+
+    Attributes:
+        detail: the kind of error.
+    """
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
     """A model that is to take another's place.
 

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from retina_ray.serving.audit import AuditEntry, AuditLog, graded, refused
 from retina_ray.serving.drift import DriftCounts
 from retina_ray.serving.exchange import Answer
 from retina_ray.serving.hub import HubLink, Report, Watched
-from retina_ray.serving.model_link import ModelLink, ReadyModel
+from retina_ray.serving.model_link import ModelLink, Prepare
 from retina_ray.serving.pictures import with_pictures
 from retina_ray.serving.preparation import Preparation, Prepared
 from retina_ray.serving.rate_limit import Wallet
@@ -36,6 +36,19 @@ from retina_ray.serving.telemetry import Telemetry
 T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
+
+_CANDIDATE_SHARE = 1 / 3
+"""Of a request's seconds, for the candidate: the champion, asked in its place, must have time enough left to answer."""
+
+_HUB_S = 3.0
+"""Seconds in which the hub has to answer, which takes it milliseconds; while it restarts, Serve waits forever."""
+
+_SILENT_S = 15.0
+"""Seconds without an answer of a model, after which no request should come here: a replica that was killed is back
+sooner, and requests wait for it."""
+
+_OF_THE_PHOTOGRAPH = ("unreadable-image", "no-fundus")
+"""Refusals that another model would only repeat."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ class GradingService:
         self._telemetry = telemetry
         self._audit = audit
         self._wallet = Wallet(hub.lease) if rate_limited else None
-        self._shadow = None if shadow_log is None else Shadow(shadow_log, telemetry, self.prepare)
+        self._shadow = None if shadow_log is None else Shadow(shadow_log, telemetry, seconds=limits.seconds)
         self._answers = AnswerCache()
         self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="prepare")
         self._in_flight = 0
@@ -129,7 +142,7 @@ class GradingService:
         found = []
         for name, route in self._routes.items():
             description = (await route.champion.look()).description
-            states = await self._hub.hosts(name)
+            states = await _of_hub(self._hub.hosts(name), "count the models' replicas")
             here = Counter(state.description.model.hash for state in states if state.description)
             swap = next((state.swap for state in states if state.swap), None)
             rollout = None
@@ -144,24 +157,28 @@ class GradingService:
         """Count photographs against a key's rate limit."""
         if self._wallet is None:
             return
-        try:
-            await self._wallet.admit(key_id, photographs)
-        except RefusedError:
-            raise
-        except Exception as error:  # of the transport: the hub is restarting
-            detail = "the service cannot look up the key's rate limit at the moment; repeat the request"
-            raise RefusedError("overloaded", detail, retry_after=1.0) from error
+        await _of_hub(self._wallet.admit(key_id, photographs), "look up the key's rate limit")
 
     async def metrics(self) -> str:
-        """Return the metrics of all processes in Prometheus's text format."""
-        await self.report()
-        return await self._hub.metrics()
+        """Return the metrics of all processes in Prometheus's text format.
+
+        Raises:
+            RefusedError: the hub does not answer (``overloaded``).
+        """
+
+        async def collect() -> str:
+            await self.report()
+            return await self._hub.metrics()
+
+        return await _of_hub(collect(), "collect the metrics")
 
     async def not_ready(self) -> str | None:
         """Return why no photograph can be graded at the moment; None where one can."""
         try:
-            for route in self._routes.values():
+            for name, route in self._routes.items():
                 await route.champion.ready()
+                if await route.champion.is_silent(_SILENT_S):
+                    return f"no replica of the model answers: {name}; wait, or look at `retina-ray serve status`"
         except RefusedError as error:
             return error.detail
         return None
@@ -171,11 +188,19 @@ class GradingService:
         self._telemetry.request(route, status, seconds)
 
     async def report(self) -> None:
-        """Tell the hub what has happened since the last time."""
-        drift, self._drift = self._drift, {}
+        """Tell the hub what has happened since the last time; what it does not take, it is told the next time."""
         self._telemetry.in_flight(self._in_flight)
+        metrics = self._telemetry.snapshot()
         head = None if self._audit is None else self._audit.head()
-        await self._hub.report(Report(self._replica, metrics=self._telemetry.snapshot(), drift=drift, audit=head))
+        drift, self._drift = self._drift, {}
+        report = Report(self._replica, metrics=metrics, drift=drift, audit=head)
+        try:
+            async with asyncio.timeout(_HUB_S):
+                await self._hub.report(report)
+        except BaseException:  # cancelled, too; what it took without saying so in time counts twice, which is rare
+            for watched, counts in drift.items():
+                self._add(watched, counts)
+            raise
 
     def _route(self, name: str | None) -> Route:
         if name is None:
@@ -204,20 +229,35 @@ class GradingService:
         """Ask the candidate, if the photograph goes to it and it can answer, or else the champion."""
 
         async def prepare(preparation: Preparation) -> Prepared:
-            return await self.prepare(preparation, request.photograph)
+            return await self._prepare(preparation, request.photograph)
 
         if route.candidate is not None and route.goes_to_candidate(image):
-            try:
-                check_options(await route.candidate.ready(), request.options)
-                return route.candidate, *await route.candidate.answer(prepare, request.options)
-            except RefusedError as error:
-                if error.kind in ("unreadable-image", "no-fundus"):
-                    raise
-                _logger.warning("the candidate did not answer, so the champion does (%s)", error.detail)
-        check_options(await route.champion.ready(), request.options)
+            answered = await self._try(route.candidate, prepare, request.options)
+            if answered is not None:
+                return route.candidate, *answered
         return route.champion, *await route.champion.answer(prepare, request.options)
 
-    async def prepare(self, preparation: Preparation, photograph: bytes) -> Prepared:
+    async def _try(
+        self, candidate: ModelLink, prepare: Prepare, options: GradeOptions
+    ) -> tuple[Prepared, Answer] | None:
+        """Return the candidate's answer; None where it gives none in time, whatever the reason.
+
+        Raises:
+            RefusedError: the photograph cannot be graded by any model.
+        """
+        try:
+            async with asyncio.timeout(_CANDIDATE_SHARE * self._limits.seconds):
+                return await candidate.answer(prepare, options)
+        except RefusedError as error:
+            if error.kind in _OF_THE_PHOTOGRAPH:
+                raise
+            why = error.detail
+        except Exception as error:  # a dead replica, say; its message may quote what identifies a patient
+            why = type(error).__name__
+        _logger.warning("the candidate did not answer, so the champion does (%s)", why)
+        return None
+
+    async def _prepare(self, preparation: Preparation, photograph: bytes) -> Prepared:
         """Prepare a photograph in one of the threads that do so.
 
         Raises:
@@ -236,8 +276,9 @@ class GradingService:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _count(self, served_as: str, prepared: Prepared, response: GradeResponse) -> None:
-        watched = (served_as, response.model.hash)
-        counts = DriftCounts.of(prepared.measures, response)
+        self._add((served_as, response.model.hash), DriftCounts.of(prepared.measures, response))
+
+    def _add(self, watched: Watched, counts: DriftCounts) -> None:
         self._drift[watched] = self._drift[watched] + counts if watched in self._drift else counts
 
     def _refusal(self, request: GradeRequest, image: str, error: RefusedError) -> RefusedError:
@@ -255,26 +296,22 @@ class GradingService:
                 raise RefusedError("internal", "the audit log cannot be written; tell the service's owner") from error
 
 
-def check_options(model: ReadyModel, options: GradeOptions) -> None:
-    """Check that a model can do what is asked.
+async def _of_hub(answer: Awaitable[T], what: str) -> T:
+    """Wait for an answer that needs the hub, which may be restarting, but not for long.
+
+    Args:
+        answer: to be waited for.
+        what: what cannot be done without it.
 
     Raises:
-        RefusedError: it cannot (``unsupported``).
+        RefusedError: the hub does not answer (``overloaded``), or the answer is a refusal itself.
     """
-    description = model.description
-    lacking = [
-        what
-        for what, lacks in (
-            (
-                f"draw {options.explain}",
-                options.explain is not None and options.explain not in description.explanations,
-            ),
-            ("segment lesions", options.lesions and not description.lesions),
-            ("enhance photographs", options.enhance and not description.enhances),
-        )
-        if lacks
-    ]
-    if lacking:
-        can = ", ".join(description.explanations) or "none"
-        detail = f"the model {description.served_as} cannot {' or '.join(lacking)}; it draws: {can}"
-        raise RefusedError("unsupported", detail)
+    try:
+        async with asyncio.timeout(_HUB_S):
+            return await answer
+    except RefusedError:
+        raise
+    except Exception as error:
+        _logger.warning("the hub did not answer (%s)", type(error).__name__)
+        detail = f"the service cannot {what} at the moment; repeat the request"
+        raise RefusedError("overloaded", detail, retry_after=1.0) from error

@@ -20,9 +20,9 @@ from starlette.responses import Response
 from retina_ray.serving import http_description as described
 from retina_ray.serving import http_problems
 from retina_ray.serving.body import BodyLimits, Part, parse_form, read_body
-from retina_ray.serving.http_guard import Guard
+from retina_ray.serving.http_guard import Guard, failure, log_failure
 from retina_ray.serving.http_page import page_routes
-from retina_ray.serving.keys import ApiKeys, Scope
+from retina_ray.serving.keys import KnownKeys, Scope
 from retina_ray.serving.refusals import RefusedError
 from retina_ray.serving.schema import BatchItem, BatchResponse, Explanation, GradeResponse, ModelsResponse
 from retina_ray.serving.service import ANONYMOUS, GradeOptions, GradeRequest, Service
@@ -39,18 +39,21 @@ class HttpSettings:
         max_body_bytes: of a body, be it one photograph or a batch.
         body_seconds: until the whole body is there.
         max_batch: photographs in a batch.
+        batch_share: photographs of one batch that are graded at a time, so that it leaves room for others and does not
+            overload the service by itself.
     """
 
     max_body_bytes: int = 64 * 2**20
     body_seconds: float = 30.0
     max_batch: int = 16
+    batch_share: int = 8
 
 
 ROUTES = ("/", "/v1/grade", "/v1/grade/batch", "/v1/models", "/v1/openapi.json", "/healthz", "/readyz", "/metrics")
 """Addresses that `Service.observe` is told about one by one; the page's assets are not worth it."""
 
 
-def build_app(service: Service, settings: HttpSettings, keys: ApiKeys | None) -> FastAPI:
+def build_app(service: Service, settings: HttpSettings, keys: KnownKeys | None) -> FastAPI:
     """Build the web application.
 
     Args:
@@ -118,7 +121,7 @@ Caller = Callable[..., Awaitable[None]]
 """A dependency that notes, as ``request.state.key_id``, with which key a request was sent."""
 
 
-def _caller(keys: ApiKeys | None, scope: Scope) -> Caller:
+def _caller(keys: KnownKeys | None, scope: Scope) -> Caller:
     """Return what tells who sent a request, before its query is judged and its body is read."""
     if keys is None:
 
@@ -145,6 +148,7 @@ class _Endpoints:
     def __init__(self, service: Service, settings: HttpSettings) -> None:
         self._service = service
         self._max_batch = settings.max_batch
+        self._batch_share = settings.batch_share
         self.limits = BodyLimits(settings.max_body_bytes, settings.body_seconds)
 
     async def grade(
@@ -187,7 +191,8 @@ class _Endpoints:
             for index, part in enumerate(parts)
         ]
         pairs = zip(parts, asked, strict=True)
-        items = await asyncio.gather(*(self._item(part, one) for part, one in pairs))
+        room = asyncio.Semaphore(self._batch_share)
+        items = await asyncio.gather(*(self._item(part, one, room) for part, one in pairs))
         return _json(BatchResponse(photographs=items))
 
     async def models(self) -> Response:
@@ -219,14 +224,18 @@ class _Endpoints:
             raise RefusedError("internal", detail)
         return answer
 
-    async def _item(self, part: Part, asked: GradeRequest) -> BatchItem:
+    async def _item(self, part: Part, asked: GradeRequest, room: asyncio.Semaphore) -> BatchItem:
         try:
-            return BatchItem(name=part.name, answer=await self._answer(asked))
+            async with room:
+                return BatchItem(name=part.name, answer=await self._answer(asked))
         except RefusedError as error:
             return BatchItem(name=part.name, problem=error.problem(asked.request_id))
+        except Exception as error:  # one photograph fails alone, whatever it is
+            log_failure(asked.request_id, error)
+            return BatchItem(name=part.name, problem=failure(asked.request_id).problem(asked.request_id))
 
 
-def _add_routes(app: FastAPI, endpoints: _Endpoints, keys: ApiKeys | None, settings: HttpSettings) -> None:
+def _add_routes(app: FastAPI, endpoints: _Endpoints, keys: KnownKeys | None, settings: HttpSettings) -> None:
     of_graders = [Depends(_caller(keys, "grade"))]
     of_watchers = [Depends(_caller(keys, "metrics"))]
     post_grade = app.post("/v1/grade", response_model=GradeResponse, dependencies=of_graders, **described.grade())

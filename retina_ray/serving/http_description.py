@@ -154,7 +154,7 @@ def readyz() -> dict[str, Any]:
 
 def metrics() -> dict[str, Any]:
     """Describe ``GET /metrics``."""
-    responses = _text("# HELP ...") | _problems([*_UNIDENTIFIED, "internal"])
+    responses = _text("# HELP ...") | _problems([*_UNIDENTIFIED, "internal", "overloaded"])
     return {"operation_id": "metrics", "summary": "Metrics in Prometheus's text format", "responses": responses}
 
 

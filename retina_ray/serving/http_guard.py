@@ -53,7 +53,7 @@ class Guard:
         except SenderGoneError:
             exchange.status = _SENDER_GONE
         except Exception as error:
-            exchange.log(error)
+            log_failure(exchange.request_id, error)
             if not exchange.started:
                 await exchange.apologise()
         route = getattr(scope.get("route"), "path", "unknown")
@@ -70,8 +70,8 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._limits = limits
-        self._request_id = uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = self._request_id
+        self.request_id = uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = self.request_id
         headers = Headers(scope=scope)
         self._body_left = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         self._waits = headers.get("expect", "").lower() == "100-continue"  # sends nothing until something is received
@@ -88,7 +88,7 @@ class _Exchange:
             headers = MutableHeaders(raw=event.setdefault("headers", []))
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
-            headers["X-Request-Id"] = self._request_id
+            headers["X-Request-Id"] = self.request_id
             if self._body_left and not self._waits:
                 await drain(self.receive, self._limits)
             if self._body_left:
@@ -97,11 +97,17 @@ class _Exchange:
 
     async def apologise(self) -> None:
         """Answer a request on which the application failed."""
-        detail = f"the service failed; report it with the number {self._request_id}, or repeat the request"
-        response = refusal(RefusedError("internal", detail), self._request_id)
+        response = refusal(failure(self.request_id), self.request_id)
         await response(self._scope, self.receive, self.send)
 
-    def log(self, error: Exception) -> None:
-        """Log where an error came from, without its message, which may quote what identifies a patient."""
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        _logger.error("request %s failed with %s\n%s", self._request_id, type(error).__name__, frames)
+
+def failure(request_id: str) -> RefusedError:
+    """Return what is answered to a request on which the application failed."""
+    detail = f"the service failed; report it with the number {request_id}, or repeat the request"
+    return RefusedError("internal", detail)
+
+
+def log_failure(request_id: str, error: Exception) -> None:
+    """Log where an error came from, without its message, which may quote what identifies a patient."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    _logger.error("request %s failed with %s\n%s", request_id, type(error).__name__, frames)

@@ -1,9 +1,11 @@
 """What is kept once for all processes of an endpoint: rate limits, metrics, drift, heads of audit logs, models.
 
 Everything here is what processes report every second or so, and can be lost: a hub that starts anew has the whole
-picture again with the next reports; only rate limits begin afresh. What is not here: the way to it (``serve_apps``).
+picture again with the next reports; only rate limits, and the windows that drift is told by, begin afresh. What is not
+here: the way to it (``serve_apps``).
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,9 +16,11 @@ from prometheus_client import Metric
 from retina_ray.serving.audit import Head, HeadsLog
 from retina_ray.serving.drift import DriftCounts, DriftWatch
 from retina_ray.serving.exchange import HostState
-from retina_ray.serving.keys import ApiKeys
+from retina_ray.serving.keys import KnownKeys
 from retina_ray.serving.rate_limit import Bank, Lease
 from retina_ray.serving.telemetry import merge
+
+_logger = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 1.0
 """How often a process reports."""
@@ -80,18 +84,22 @@ class Hub:
     """
 
     def __init__(
-        self, keys: ApiKeys | None, heads: HeadsLog | None, clock: Callable[[], float] = time.monotonic
+        self, keys: KnownKeys | None, heads: HeadsLog | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._bank = Bank({} if keys is None else keys.per_minute)
+        self._keys = keys
+        self._bank = Bank({})
         self._heads = heads
         self._clock = clock
         self._metrics: dict[str, tuple[float, list[Metric]]] = {}
         self._hosts: dict[str, tuple[float, str, HostState]] = {}
         self._watches: dict[Watched, DriftWatch] = {}
         self._noted: dict[str, float] = {}
+        self._notes_fail = False
 
     def lease(self, key_id: str, wanted: int) -> Lease:
         """Give out the right to grade photographs, see `Bank.lease`."""
+        if self._keys is not None:
+            self._bank.know(self._keys.per_minute)
         return self._bank.lease(key_id, wanted)
 
     def report(self, report: Report) -> None:
@@ -123,9 +131,17 @@ class Hub:
 
     def _note(self, head: Head, now: float) -> None:
         """Write a log's head down, now and then: a note of every report would be a log as long as all others."""
-        if self._heads is not None and now - self._noted.get(head.file, -_NOTE_EVERY_S) >= _NOTE_EVERY_S:
+        if self._heads is None or now - self._noted.get(head.file, -_NOTE_EVERY_S) < _NOTE_EVERY_S:
+            return
+        try:
             self._heads.note(head)
-            self._noted[head.file] = now
+        except OSError:  # a full disk, say; the next report of the log brings it again
+            if not self._notes_fail:
+                _logger.exception("the heads of audit logs cannot be written; make room, or mend the audit folder")
+            self._notes_fail = True
+            return
+        self._notes_fail = False
+        self._noted[head.file] = now
 
     def _watch(self, served_as: str, host: HostState) -> None:
         """Begin to watch what a replica answers with; what the others still answer with is watched on beside it."""

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
@@ -49,6 +49,17 @@ class ApiKey(Section):
         if key_id == ANONYMOUS:
             raise ValueError(f"{ANONYMOUS} means requests without a key; choose another id")
         return key_id
+
+
+class KnownKeys(Protocol):
+    """Who may ask: `ApiKeys`, or those in a file that may change."""
+
+    @property
+    def per_minute(self) -> dict[str, int]:
+        """Photographs a minute, by key id."""
+
+    def check(self, presented: str, scope: Scope) -> ApiKey:
+        """Return the key that a request presents, as `ApiKeys.check` does."""
 
 
 class _File(Section):

@@ -5,6 +5,7 @@ the old one are still answered by it afterwards. What is not here: how requests 
 photographs and drawing maps, which an endpoint does on other CPUs (``grading_service``).
 """
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -16,13 +17,15 @@ import torch
 from retina_ray.bundle import CARD, Bundle
 from retina_ray.errors import ConfigError, RetinaRayError
 from retina_ray.serving.acceleration import Precision, accelerate
-from retina_ray.serving.exchange import Answer, HostState, Job, Swap
+from retina_ray.serving.exchange import Answer, Failed, HostState, Job, Swap
 from retina_ray.serving.explanation import Examination, Explainer
 from retina_ray.serving.predictor import Predictor, preparation_of
 from retina_ray.serving.preparation import Preparation
 from retina_ray.serving.schema import ModelDescription, ModelVersion, TaskDescription
 from retina_ray.serving.self_check import self_check
 from retina_ray.serving.service import GradeOptions
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -178,27 +181,33 @@ class ModelHost:
                 self._swap = None
                 return True
             self._swap = Swap(address, "loading")
+            self._previous = None  # whoever prepared for it has long had an answer, and three would take more memory
             try:
                 loaded = LoadedModel(bundle, self._settings, version=version)
                 _ = loaded.state  # read the card now, not at the first request
-            except RetinaRayError as error:
-                self.refuse(address, error)
+            except Exception as error:  # of torch too, such as where there is no memory for it
+                self.refuse(address, reason(error))
                 return False
             self._previous, self._current, self._swap = self._current, loaded, None
             return True
 
-    def refuse(self, address: str, error: RetinaRayError) -> None:
-        """Note that a model cannot take the present one's place; that stays."""
-        self._swap = Swap(address, "refused", str(error))
+    def refuse(self, address: str, detail: str) -> None:
+        """Note that a model cannot take the present one's place, and why; that stays."""
+        self._swap = Swap(address, "refused", detail)
 
-    def answer(self, jobs: Sequence[Job]) -> list[Answer | HostState]:
+    def clear(self) -> None:
+        """Answer with no model from now on."""
+        with self._changing:
+            self._current = self._previous = self._swap = None
+
+    def answer(self, jobs: Sequence[Job]) -> list[Answer | HostState | Failed]:
         """Answer jobs, batching those that want the same of the same model.
 
         Returns:
-            An answer for each, or, where neither the present model nor the one before is the one that a job was
-            prepared for, the state by which to prepare it again.
+            An answer for each; where neither the present model nor the one before is the one that a job was prepared
+            for, the state by which to prepare it again; where the networks raised, `Failed`.
         """
-        found: list[Answer | HostState] = [self.state] * len(jobs)
+        found: list[Answer | HostState | Failed] = [self.state] * len(jobs)
         groups: dict[tuple[str, GradeOptions], list[int]] = {}
         for index, job in enumerate(jobs):
             groups.setdefault((job.model, job.options), []).append(index)
@@ -206,12 +215,28 @@ class ModelHost:
             model = self._model(jobs[indices[0]].model)
             if model is None:
                 continue
-            for index, answer in zip(indices, model.answer([jobs[i] for i in indices]), strict=True):
+            for index, answer in zip(indices, _answers(model, [jobs[i] for i in indices]), strict=True):
                 found[index] = answer
         return found
 
     def _model(self, wanted: str) -> LoadedModel | None:
         return next((model for model in (self._current, self._previous) if model and model.hash == wanted), None)
+
+
+def reason(error: Exception) -> str:
+    """Return why a bundle is not loaded, in a line."""
+    if isinstance(error, RetinaRayError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _answers(model: LoadedModel, jobs: Sequence[Job]) -> Sequence[Answer | Failed]:
+    """Return the answers to jobs that want the same; what fails here must not fail those that want something else."""
+    try:
+        return model.answer(jobs)
+    except Exception as error:
+        _logger.exception("the networks of %s failed on %d photographs", model.hash, len(jobs))
+        return [Failed(type(error).__name__)] * len(jobs)
 
 
 def _low_resolution(bundle: Bundle) -> Preparation | None:

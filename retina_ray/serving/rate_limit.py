@@ -94,7 +94,26 @@ class Bank:
     """
 
     def __init__(self, per_minute: Mapping[str, int], clock: Clock = time.monotonic_ns) -> None:
-        self._buckets = {key_id: Bucket(tokens, tokens, clock) for key_id, tokens in per_minute.items()}
+        self._clock = clock
+        self._per_minute: dict[str, int] = {}
+        self._buckets: dict[str, Bucket] = {}
+        self.know(per_minute)
+
+    def know(self, per_minute: Mapping[str, int]) -> None:
+        """Take other allowances; a key whose allowance stays keeps what is in its bucket.
+
+        Args:
+            per_minute: tokens a minute by key id.
+        """
+        if per_minute == self._per_minute:
+            return
+        self._buckets = {
+            key_id: self._buckets[key_id]
+            if self._per_minute.get(key_id) == tokens
+            else Bucket(tokens, tokens, self._clock)
+            for key_id, tokens in per_minute.items()
+        }
+        self._per_minute = dict(per_minute)
 
     def lease(self, key_id: str, wanted: int) -> Lease:
         """Give out tokens.

@@ -75,7 +75,11 @@ class Service(Protocol):
         """
 
     async def metrics(self) -> str:
-        """Return the metrics of all replicas in Prometheus's text format."""
+        """Return the metrics of all replicas in Prometheus's text format.
+
+        Raises:
+            RefusedError: they cannot be had at the moment (``overloaded``).
+        """
 
     async def not_ready(self) -> str | None:
         """Return why no photograph can be graded at the moment; None where one can."""

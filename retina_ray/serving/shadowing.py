@@ -7,8 +7,9 @@ champion down. What is not here: reading what was recorded (``shadow_comparison`
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from retina_ray.serving.model_link import ModelLink
 from retina_ray.serving.preparation import Preparation, Prepared
@@ -21,8 +22,6 @@ from retina_ray.serving.telemetry import Telemetry
 _WAITING = 32
 
 _logger = logging.getLogger(__name__)
-
-PrepareFile = Callable[[Preparation, bytes], Awaitable[Prepared]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +39,15 @@ class Shadow:
     Args:
         log: where both models' answers are recorded.
         telemetry: counts copies that were dropped.
-        prepare: prepares a photograph, such as `GradingService.prepare`.
+        seconds: that the candidate may take for a copy.
     """
 
-    def __init__(self, log: ShadowLog, telemetry: Telemetry, prepare: PrepareFile) -> None:
+    def __init__(self, log: ShadowLog, telemetry: Telemetry, *, seconds: float) -> None:
         self._log = log
         self._telemetry = telemetry
-        self._prepare = prepare
+        self._seconds = seconds
+        # Of its own: among the threads that prepare photographs to be answered, copies would stand before these.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._queue: asyncio.Queue[_Copy] = asyncio.Queue(_WAITING)
         self._worker: asyncio.Task[None] | None = None
 
@@ -84,7 +85,6 @@ class Shadow:
                 self._queue.task_done()
 
     async def _show(self, copy: _Copy) -> None:
-        photograph = copy.request.photograph
         options = GradeOptions(low_resolution=copy.request.options.low_resolution)
         try:
             model = await copy.candidate.ready()
@@ -95,11 +95,12 @@ class Shadow:
         found = model.description.model.hash
         start = time.perf_counter()
         try:
-            _, answer = await copy.candidate.answer(lambda way: self._prepare(way, photograph), options)
+            async with asyncio.timeout(self._seconds):
+                _, answer = await copy.candidate.answer(lambda way: self._prepare(way, copy), options)
             elapsed_ms = 1e3 * (time.perf_counter() - start)
             seen, found = ShadowAnswer.of(answer.response, latency_ms=elapsed_ms), answer.response.model.hash
-        except RefusedError:
-            pass  # recorded as no answer
+        except Exception as error:  # recorded as no answer, whatever it is: else a candidate that dies looks flawless
+            _logger.warning("the candidate did not answer a copy (%s)", type(error).__name__)
         record = ShadowRecord(
             image=copy.image,
             served_as=copy.candidate.served_as,
@@ -109,3 +110,7 @@ class Shadow:
             candidate_answer=seen,
         )
         self._log.append(record)
+
+    async def _prepare(self, preparation: Preparation, copy: _Copy) -> Prepared:
+        work = partial(preparation.prepare, copy.request.photograph)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

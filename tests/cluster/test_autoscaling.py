@@ -43,3 +43,5 @@ def test_replicas_come_and_go_with_the_load(endpoint: Endpoint) -> None:
         trickle.answered(only, 10)
     assert not flood.failures
     assert not trickle.failures
+    assert not flood.wrong
+    assert not trickle.wrong

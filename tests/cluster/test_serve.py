@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -98,6 +98,8 @@ def test_a_model_is_replaced_and_returned_to_under_load(endpoint: Endpoint) -> N
         endpoint.command("rollback", "grading")
         load.answered(first, 10)
     assert not load.failures
+    assert not load.wrong
+    assert set(load.bare) == {200}, "a client that repeats nothing notices nothing"
     assert set(load.models) == {first, second}
     assert endpoint.replicas("Model-grading") == pids  # nobody was restarted
 
@@ -155,7 +157,9 @@ def test_a_keys_limit_holds_over_three_replicas(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize("deployment", ["Model-grading", "Http"])
-def test_replicas_are_killed_under_load(endpoint: Endpoint, deployment: str) -> None:
+def test_replicas_are_killed_under_load(
+    endpoint: Endpoint, deployment: str, record_property: Callable[[str, object], None]
+) -> None:
     first = Bundle.load(endpoint.bundles["first"]).hash
     with Load(endpoint) as load:
         load.answered(first)
@@ -163,7 +167,10 @@ def test_replicas_are_killed_under_load(endpoint: Endpoint, deployment: str) -> 
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda: victim not in endpoint.replicas(deployment))
         load.answered(first, 20)
+    record_property("statuses without repeating", dict(load.bare))
+    print(f"{deployment} killed: {sum(load.models.values())} answers, without repeating {dict(load.bare)}")
     assert not load.failures
+    assert not load.wrong
     assert set(load.models) == {first}
     wait_for(lambda: json.loads(endpoint.command("status", "--json"))["status"] == "RUNNING")
 

@@ -312,3 +312,34 @@ def test_https_to_a_service_without_is_told(server: Server, time_: Time) -> None
     ):
         client.grade(EYE)
     assert time_.waits == []
+
+
+def batch(*problems: int | None) -> Step:
+    """Return what answers a batch: with a problem's status where there is one, else with grades."""
+    graded = ANSWER.model_dump(mode="json")
+    items: list[dict[str, object]] = []
+    for number, status in enumerate(problems, start=1):
+        refused = {"type": "its-kind", "title": "Some title", "status": status, "detail": "the words"}
+        items.append({"name": str(number), **({"answer": graded} if status is None else {"problem": refused})})
+    return answer({"photographs": items})
+
+
+def test_photographs_of_a_batch_that_were_too_many_are_sent_again_alone(
+    server: Server, client: Client, time_: Time
+) -> None:
+    server.script = [batch(None, 503, 422, 504), batch(None, 503), batch(None)]
+    found = client.grade_batch([b"one", b"two", b"three", b"four"]).photographs
+    assert [item.problem is None for item in found] == [True, True, False, True]
+    assert [item.name for item in found] == ["1", "2", "3", "4"]
+    sent = [[name for name in (b"one", b"two", b"three", b"four") if name in asked.body] for asked in server.asked]
+    assert sent == [[b"one", b"two", b"three", b"four"], [b"two", b"four"], [b"four"]]
+    assert len({asked.headers["idempotency-key"] for asked in server.asked}) == 3
+    assert len(time_.waits) == 2
+
+
+def test_what_a_batch_brought_is_kept_where_repeating_the_rest_fails(server: Server, client: Client) -> None:
+    server.script = [batch(None, 503), problem(401, "its-kind", "the words")]
+    found = client.grade_batch([b"one", b"two"]).photographs
+    assert found[0].answer == ANSWER
+    assert found[1].problem is not None
+    assert found[1].problem.status == 503

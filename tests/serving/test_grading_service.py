@@ -1,9 +1,8 @@
-"""An endpoint's process: bounds, audit before answers, canaries, copies for a shadow, pictures."""
+"""An endpoint's process: bounds, audit before answers, canaries, pictures, what it does without models or a hub."""
 
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import cv2
@@ -11,21 +10,33 @@ import numpy as np
 import pytest
 
 from retina_ray.bundle import Bundle
+from retina_ray.serving import grading_service, model_link
 from retina_ray.serving.audit import AuditLog
-from retina_ray.serving.exchange import Answer, HostState, Job
-from retina_ray.serving.grading_service import GradingService, ServiceLimits
-from retina_ray.serving.hub import Hub
+from retina_ray.serving.grading_service import ServiceLimits
+from retina_ray.serving.hub import Hub, Report
 from retina_ray.serving.keys import ApiKey, ApiKeys
 from retina_ray.serving.model_host import ModelHost
 from retina_ray.serving.model_link import ModelLink
 from retina_ray.serving.refusals import RefusedError
 from retina_ray.serving.routing import Route, Trial
 from retina_ray.serving.schema import GradeResponse
-from retina_ray.serving.service import GradeOptions, GradeRequest
-from retina_ray.serving.shadow_log import ShadowLog, read_shadow_logs
-from retina_ray.serving.telemetry import Telemetry
+from retina_ray.serving.service import GradeOptions
 from tests.bundles import make_everything
-from tests.serving_links import HubHere, ModelsHere, host_of
+from tests.serving_links import (
+    Broken,
+    Dead,
+    Hanging,
+    HubAway,
+    HubHere,
+    ModelsAway,
+    ModelsHere,
+    Slow,
+    forever,
+    host_of,
+    request,
+    run,
+    service_of,
+)
 from tests.serving_photographs import photograph
 
 pytestmark = pytest.mark.serving
@@ -40,38 +51,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
 @pytest.fixture(scope="module")
 def hosts(bundles: tuple[Bundle, Bundle]) -> tuple[ModelHost, ModelHost]:
     return host_of(bundles[0]), host_of(bundles[1])
-
-
-def service_of(
-    route: Route,
-    *,
-    limits: ServiceLimits | None = None,
-    audit: AuditLog | None = None,
-    shadow: ShadowLog | None = None,
-    hub: HubHere | None = None,
-) -> GradingService:
-    return GradingService(
-        "replica",
-        {"grading": route},
-        hub or HubHere(),
-        limits=limits or ServiceLimits(),
-        telemetry=Telemetry(["/v1/grade"]),
-        audit=audit,
-        rate_limited=hub is not None,
-        shadow_log=shadow,
-    )
-
-
-def request(index: int = 0, data: bytes | None = None, **changes: object) -> GradeRequest:
-    values = {"photograph": data or photograph(index), "request_id": f"r{index}", "key_id": "clinic", **changes}
-    return GradeRequest(**values)
-
-
-def run(work: Callable[[], Awaitable[GradeResponse]]) -> GradeResponse:
-    async def inner() -> GradeResponse:
-        return await work()
-
-    return asyncio.run(inner())
 
 
 def champion(host: ModelHost) -> Route:
@@ -141,20 +120,6 @@ def test_an_answer_that_cannot_be_logged_does_not_leave(hosts: tuple[ModelHost, 
     log.close()  # as on a full disk, every write fails
     with pytest.raises(RefusedError, match="audit log cannot be written"):
         run(lambda: service_of(champion(hosts[0]), audit=log).grade(request()))
-
-
-class Slow(ModelsHere):
-    """A model that answers when it is told to."""
-
-    def __init__(self, host: ModelHost) -> None:
-        super().__init__([host])
-        self.go = asyncio.Event()
-        self.here = asyncio.Semaphore(0)
-
-    async def answer(self, job: Job) -> Answer | HostState:
-        self.here.release()
-        await self.go.wait()
-        return await super().answer(job)
 
 
 def test_more_than_the_limit_is_refused_at_once(hosts: tuple[ModelHost, ModelHost]) -> None:
@@ -241,38 +206,32 @@ def test_the_champion_answers_for_a_canary_that_is_not_ready(
     assert answer.model.hash == bundles[0].hash
 
 
-def test_a_shadow_sees_copies_and_nobody_waits_for_it(
-    hosts: tuple[ModelHost, ModelHost], bundles: tuple[Bundle, Bundle], tmp_path: Path
+def canary(hosts: tuple[ModelHost, ModelHost], candidate: ModelsHere) -> Route:
+    links = [ModelLink("grading", models) for models in (ModelsHere([hosts[0]]), candidate)]
+    return Route(*links, Trial(canary_percent=100.0))
+
+
+@pytest.mark.parametrize("models", [Dead, Broken, Hanging])
+def test_the_champion_answers_for_a_canary_that_fails_or_is_slow(
+    hosts: tuple[ModelHost, ModelHost],
+    bundles: tuple[Bundle, Bundle],
+    models: type[ModelsHere],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def ask() -> None:
-        slow = Slow(hosts[1])
-        route = Route(ModelLink("grading", ModelsHere([hosts[0]])), ModelLink("grading", slow), Trial(shadow=True))
-        service = service_of(route, shadow=ShadowLog(tmp_path, "replica"))
-        answers = [await service.grade(request(index)) for index in range(3)]  # while the shadow answers nothing
-        assert {answer.model.hash for answer in answers} == {bundles[0].hash}
-        slow.go.set()
-        assert service._shadow is not None
-        await service._shadow.drained()
-
-    asyncio.run(ask())
-    records = read_shadow_logs(tmp_path).records
-    assert [record.image for record in records] == [hashlib.sha256(photograph(i)).hexdigest() for i in range(3)]
-    assert {(record.champion, record.candidate) for record in records} == {(bundles[0].hash, bundles[1].hash)}
-    assert all(record.candidate_answer is not None for record in records)
+    monkeypatch.setattr(grading_service, "_CANDIDATE_SHARE", 0.01)  # of 30 s
+    answer = run(lambda: service_of(canary(hosts, models([hosts[1]]))).grade(request()))
+    assert answer.model.hash == bundles[0].hash
 
 
-def test_copies_that_a_shadow_is_too_slow_for_are_dropped_and_counted(
-    hosts: tuple[ModelHost, ModelHost], tmp_path: Path
-) -> None:
-    async def ask() -> str:
-        slow = Slow(hosts[1])
-        route = Route(ModelLink("grading", ModelsHere([hosts[0]])), ModelLink("grading", slow), Trial(shadow=True))
-        service = service_of(route, shadow=ShadowLog(tmp_path, "replica"))
-        for _ in range(40):
-            await service.grade(request())
-        return await service.metrics()
+def test_a_canary_leaves_the_champion_most_of_the_time() -> None:
+    assert 0.0 < grading_service._CANDIDATE_SHARE < 0.5
 
-    assert 'retina_ray_shadow_copies_dropped_total{model="grading",replica="replica"}' in asyncio.run(ask())
+
+def test_what_is_wrong_with_a_photograph_a_canary_tells_the_user(hosts: tuple[ModelHost, ModelHost]) -> None:
+    service = service_of(canary(hosts, ModelsHere([hosts[1]])))
+    with pytest.raises(RefusedError) as refused:
+        run(lambda: service.grade(request(data=b"no image")))
+    assert refused.value.kind == "unreadable-image"
 
 
 def test_a_key_is_limited(hosts: tuple[ModelHost, ModelHost]) -> None:
@@ -292,11 +251,10 @@ def test_models_are_described_with_their_replicas_and_a_refused_successor(
     hosts: tuple[ModelHost, ModelHost], bundles: tuple[Bundle, Bundle]
 ) -> None:
     from retina_ray.errors import BundleError
-    from retina_ray.serving.hub import Report
 
     hub = HubHere()
     host = host_of(bundles[0])
-    host.refuse("models:/tiny/2", BundleError("it is damaged", "x", "y"))
+    host.refuse("models:/tiny/2", str(BundleError("it is damaged", "x", "y")))
     hub.hub.report(Report("model", served_as="grading", host=host.state))
 
     async def ask() -> None:
@@ -318,3 +276,78 @@ def test_a_process_without_a_model_says_why_it_is_not_ready() -> None:
         return await service.not_ready()
 
     assert "grading" in str(asyncio.run(ask()))
+
+
+def test_a_process_whose_model_has_been_away_for_long_is_not_ready(
+    hosts: tuple[ModelHost, ModelHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_link, "_STATE_S", 0.05)
+    now = 0.0
+
+    async def ask() -> None:
+        nonlocal now
+        models = ModelsAway([hosts[0]], are_away=False)
+        service = service_of(Route(ModelLink("grading", models, clock=lambda: now)))
+        assert await service.not_ready() is None
+        models.are_away = True
+        for seconds in (2.0, 10.0, 16.0):
+            now = seconds
+            assert await service.not_ready() is None  # a replica that was killed is back by then
+            await asyncio.sleep(0)  # the question goes out
+        now = 17.0
+        assert "no replica of the model answers: grading" in str(await service.not_ready())
+        models.are_away = False
+        assert await service.not_ready() is None
+
+    asyncio.run(ask())
+
+
+def test_nobody_waits_long_for_a_hub_that_is_away(
+    hosts: tuple[ModelHost, ModelHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grading_service, "_HUB_S", 0.05)
+
+    async def ask() -> None:
+        service = service_of(champion(hosts[0]), hub=HubAway())
+        for way in (lambda: service.admit("clinic", 1), service.metrics, service.models):
+            with pytest.raises(RefusedError, match="at the moment; repeat the request") as refused:
+                await way()
+            assert refused.value.kind == "overloaded"
+            assert refused.value.retry_after
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_what_the_hub_did_not_take_it_is_told_again(
+    hosts: tuple[ModelHost, ModelHost], bundles: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    monkeypatch.setattr(grading_service, "_HUB_S", 0.05)
+    taken: list[Report] = []
+
+    class Restarting(HubHere):
+        is_back = False
+
+        async def report(self, report: Report) -> None:
+            if not self.is_back:
+                await forever() if away else None
+                raise ConnectionError
+            taken.append(report)
+
+    async def ask() -> None:
+        hub = Restarting()
+        service = service_of(champion(hosts[0]), hub=hub)
+        for index in range(2):
+            await service.grade(request(index))
+            with pytest.raises(TimeoutError if away else ConnectionError):
+                await service.report()
+        await service.grade(request(2))
+        hub.is_back = True
+        await service.report()
+        await service.report()
+
+    asyncio.run(ask())
+    assert [{watched: counts.images for watched, counts in report.drift.items()} for report in taken] == [
+        {("grading", bundles[0].hash): 3},
+        {},
+    ]

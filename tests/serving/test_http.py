@@ -12,6 +12,7 @@ import requests
 from retina_ray.bundle import Bundle
 from retina_ray.serving.refusals import RefusedError
 from retina_ray.serving.schema import BatchResponse, GradeResponse, ModelsResponse
+from retina_ray.serving.service import GradeRequest
 from tests.bundles import make_everything
 from tests.serving_http import RAW, SETTINGS, PredictorService, photograph, post, problem_of, served, wait_until, wall
 
@@ -31,7 +32,7 @@ def shared(bundle: Bundle) -> Iterator[tuple[PredictorService, str]]:
 @pytest.fixture
 def service(shared: tuple[PredictorService, str]) -> PredictorService:
     fresh = PredictorService.__dataclass_fields__
-    for name in ("refusal", "failure", "rate_limit", "starting"):
+    for name in ("refusal", "failure", "rate_limit", "starting", "before"):
         setattr(shared[0], name, fresh[name].default)
     shared[0].altered = {}
     shared[0].asked.clear()
@@ -180,6 +181,22 @@ def test_a_body_of_another_type_is_refused(url: str, path: str, media_type: str)
     problem = problem_of(requests.post(f"{url}{path}", photograph(), headers=headers, timeout=20))
     assert (problem["type"], problem["status"]) == ("unsupported-media-type", 415)
     assert "multipart/form-data" in str(problem["detail"])
+
+
+def test_a_photograph_on_which_the_service_fails_does_so_alone(service: PredictorService, url: str) -> None:
+    def fail(request: GradeRequest) -> None:
+        if request.photograph == b"the one":
+            raise ValueError("Smith, Jane")
+
+    service.before = fail
+    files = [("p", ("a.jpg", photograph())), ("p", ("b.jpg", b"the one")), ("p", ("c.jpg", photograph(1)))]
+    response = requests.post(f"{url}/v1/grade/batch", files=files, timeout=20)
+    assert response.status_code == 200
+    found = BatchResponse.model_validate_json(response.content).photographs
+    assert [item.problem is None for item in found] == [True, False, True]
+    assert found[1].problem is not None
+    assert (found[1].problem.type, found[1].problem.status) == ("internal", 500)
+    assert "Smith" not in response.text
 
 
 def test_a_batch_has_an_end(service: PredictorService, url: str) -> None:

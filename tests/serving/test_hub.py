@@ -99,3 +99,21 @@ def test_heads_of_audit_logs_are_noted(tmp_path: Path) -> None:
     hub.report(Report("one", audit=log.head()))
     [heads] = tmp_path.glob("*.heads.jsonl")
     assert log.head().hash in heads.read_text()
+
+
+def test_a_heads_log_that_cannot_be_written_costs_nothing_else(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = AuditLog(tmp_path, "one")
+    heads = HeadsLog(tmp_path)
+    heads.close()  # as on a full disk, every write fails
+    hub = Hub(None, heads)
+    state = host_of(bundle).state
+    counts = DriftCounts(images=1, channel_sum=(1.0, 1.0, 1.0))
+    for times in range(1, 4):
+        log.append(AuditEntry("r", "clinic", None, None, {"refused": "overloaded"}))
+        drift = {("grading", bundle.hash): counts}
+        hub.report(Report("one", audit=log.head(), served_as="grading", host=state, drift=drift))
+        assert value(hub.metrics(), "retina_ray_drift_photographs", model="grading") == times
+    assert len(hub.hosts("grading")) == 1
+    assert len([line for line in caplog.records if "heads of audit logs cannot be written" in line.message]) == 1

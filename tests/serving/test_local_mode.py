@@ -9,10 +9,6 @@ from typing import Any
 import pytest
 import requests
 from ray import serve
-from ray.serve._private.common import DeploymentID, ReplicaID
-from ray.serve._private.config import DeploymentConfig
-from ray.serve.context import ReplicaContext
-from ray.serve.schema import ReplicaRank
 
 from retina_ray.bundle import Bundle
 from serve_apps.app import build
@@ -39,21 +35,8 @@ class Carried:
         return _callable, (self._number,)
 
 
-@pytest.fixture
-def _replica_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the local mode of Ray 2.60 lacks and its own `serve.batch` asks for: a replica to be in."""
-    replica = ReplicaContext(
-        replica_id=ReplicaID(unique_id="local", deployment_id=DeploymentID("Http")),
-        servable_object=lambda: None,
-        _deployment_config=DeploymentConfig(max_ongoing_requests=80),
-        rank=ReplicaRank(rank=0, node_rank=0, local_rank=0),
-        world_size=1,
-    )
-    monkeypatch.setattr(serve.context, "_INTERNAL_REPLICA_CONTEXT", replica)
-
-
 @pytest.mark.ray
-@pytest.mark.usefixtures("_replica_context")
+@pytest.mark.usefixtures("replica_context")
 def test_the_application_answers_in_serves_local_mode(tmp_path: Path) -> None:
     made = make_everything(tmp_path / "dataset")
     bundles = [made.build(tmp_path / name, name=name) for name in ("first", "second")]

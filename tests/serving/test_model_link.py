@@ -1,19 +1,21 @@
 """Photographs are prepared for the model that answers, also while replicas change it one by one."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from retina_ray.bundle import Bundle
-from retina_ray.serving.exchange import HostState, Job
+from retina_ray.serving import model_link
+from retina_ray.serving.exchange import Failed, HostState, Job
 from retina_ray.serving.model_link import ModelLink
 from retina_ray.serving.preparation import Preparation, Prepared
 from retina_ray.serving.refusals import RefusedError
 from retina_ray.serving.routing import Route, Trial
 from retina_ray.serving.service import GradeOptions
 from tests.bundles import make_everything
-from tests.serving_links import ModelsHere, host_of
+from tests.serving_links import ModelsAway, ModelsHere, host_of
 from tests.serving_photographs import photograph
 
 pytestmark = pytest.mark.serving
@@ -128,6 +130,78 @@ def test_low_resolution_is_refused_where_the_model_takes_none(bundles: tuple[Bun
     with pytest.raises(RefusedError) as refused:
         asyncio.run(link.answer(prepare, GradeOptions(low_resolution=True)))
     assert refused.value.kind == "unsupported"
+
+
+def test_a_wish_is_checked_again_where_the_model_has_changed(bundles: tuple[Bundle, Bundle]) -> None:
+    state = host_of(bundles[0]).state
+    assert state.description is not None
+    version = state.description.model.model_copy(update={"hash": "earlier"})
+    draws_more = state.description.model_copy(update={"explanations": ["gmsv"], "model": version})
+
+    class Changing(ModelsHere):
+        async def state(self) -> HostState:
+            return replace(state, description=draws_more)
+
+    models = Changing([host_of(bundles[0])])
+    with pytest.raises(RefusedError, match="cannot draw gmsv") as refused:
+        asyncio.run(ModelLink("grading", models).answer(prepare, GradeOptions(explain="gmsv")))
+    assert refused.value.kind == "unsupported"
+    assert [job.model for job in models.jobs] == ["earlier"]
+
+
+def test_networks_that_raise_are_a_failure_of_the_service(bundles: tuple[Bundle, Bundle]) -> None:
+    class Failing(ModelsHere):
+        async def answer(self, job: Job) -> Failed:
+            return Failed("OutOfMemoryError")
+
+    with pytest.raises(RefusedError, match=r"networks failed .*OutOfMemoryError.*repeat the request") as refused:
+        asyncio.run(ModelLink("grading", Failing([host_of(bundles[0])])).answer(prepare, GradeOptions()))
+    assert refused.value.kind == "internal"
+
+
+def test_nobody_waits_long_for_replicas_that_are_away(
+    bundles: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_link, "_STATE_S", 0.05)
+
+    async def ask() -> None:
+        models = ModelsAway([host_of(bundles[0])])
+        link = ModelLink("grading", models)
+        for way in (link.ready, link.look):
+            with pytest.raises(RefusedError) as refused:
+                await way()
+            assert refused.value.kind == "not-ready"
+        models.are_away = False
+        await link.look()
+        models.are_away = True
+        assert (await link.look()).description.model.hash == bundles[0].hash  # as it was last known
+
+    asyncio.run(ask())
+
+
+def test_replicas_are_silent_once_nothing_was_answered_for_long(
+    bundles: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_link, "_STATE_S", 0.05)
+    now = 0.0
+
+    async def ask() -> None:
+        nonlocal now
+        models = ModelsAway([host_of(bundles[0])], are_away=False)
+        link = ModelLink("grading", models, clock=lambda: now)
+        await link.ready()
+        now = 1000.0
+        assert not await link.is_silent(15.0)  # nobody has asked them anything
+        models.are_away = True
+        await link.look()
+        now = 1014.0
+        assert not await link.is_silent(15.0)
+        now = 1015.0
+        assert await link.is_silent(15.0)
+        models.are_away = False
+        assert not await link.is_silent(15.0)  # it asks before it says so
+
+    asyncio.run(ask())
 
 
 @pytest.mark.parametrize("percent", [0.0, 10.0, 50.0, 100.0])

@@ -123,7 +123,8 @@ function showModel() {
 async function grade() {
   if (!photograph || !models.length) return;
   const number = ++asked;
-  const query = new URLSearchParams({ model: chosen().served_as });
+  const model = chosen();
+  const query = new URLSearchParams({ model: model.served_as });
   if (byId("explain").value) query.set("explain", byId("explain").value);
   for (const box of ["lesions", "enhance", "low_resolution"]) if (byId(box).checked) query.set(box, "true");
   byId("problem").hidden = true;
@@ -133,7 +134,9 @@ async function grade() {
   try {
     const headers = { "Content-Type": "application/octet-stream" };
     const answer = await ask(`v1/grade?${query}`, { method: "POST", body: photograph, headers });
-    if (number === asked) showAnswer(answer, performance.now() - start);
+    const roundTrip = performance.now() - start;
+    const description = await describe(answer, model);
+    if (number === asked) showAnswer(answer, description, roundTrip);
   } catch (error) {
     if (number !== asked) return;
     byId("results").hidden = true;
@@ -145,10 +148,16 @@ async function grade() {
   }
 }
 
+// What an answer's grades are called is said by the model that gave it, which may have come since the page was loaded.
+async function describe(answer, model) {
+  if (answer.model.hash === model.model.hash) return model;
+  const served = (await ask("v1/models")).models;
+  return served.find((each) => each.model.hash === answer.model.hash) ?? { tasks: {} };
+}
+
 // -- the answer ------------------------------------------------------------------------------------------------------
 
-function showAnswer(answer, roundTrip) {
-  const description = chosen();
+function showAnswer(answer, description, roundTrip) {
   const quality = byId("quality");
   quality.className = answer.image.ok ? "" : "poor";
   quality.replaceChildren(make("strong", { textContent: "Photograph: " }),
