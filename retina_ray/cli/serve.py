@@ -117,23 +117,29 @@ def promote(
 ) -> None:
     """Put another bundle in a served model's place, without failing a request.
 
-    It is checked here first, and again by every replica before it answers with it; one that fails stays out.
+    It is checked here first, and again by every replica before it answers with it; one that fails stays out. Replicas
+    that refused it try it again where it is named again.
     """
     from retina_ray.model_versions import registered_name
 
     cluster = _cluster(address)
     serving = cluster.serving()
-    present = serving.model(name).bundle
+    settings = serving.model(name)
+    present = settings.bundle
     if bundle is None:
         registered = registered_name(present or "")
         if registered is None:
             raise ConfigError("no bundle to promote", name, "name one: the present one is not from the registry")
         bundle = f"models:/{registered}@champion"
     wanted = serving.pin(bundle)
+    _check(serving, name, wanted)
     if wanted == present:
-        console().print(f"{name} answers with {wanted} already; nothing was changed", markup=False, soft_wrap=True)
+        attempt = settings.attempt + 1
+        cluster.apply(serving.with_model(name, wanted, previous=settings.previous, attempt=attempt))
+        cluster.wait(serving.app)
+        said = f"{name}: {wanted} was declared already; replicas that refused it try it again (attempt {attempt})"
+        console().print(said, markup=False, soft_wrap=True)
         return
-    _check(serving, wanted)
     _replace(cluster, serving, name, wanted, previous=present)
 
 
@@ -175,7 +181,7 @@ def try_candidate(
         raise ConfigError("what a shadowing candidate answers would be recorded nowhere", name, fix)
     if bundle is not None:
         bundle = serving.pin(bundle)
-        _check(serving, bundle)
+        _check(serving, name, bundle)
     cluster.apply(serving.with_trial(name, bundle, TrialSettings(canary_percent=canary, shadow=shadow)))
     cluster.wait(serving.app)
     _show(cluster)
@@ -184,15 +190,16 @@ def try_candidate(
 @app.command("down")
 def down(address: Address = None) -> None:
     """End what is served."""
-    from serve_apps.local import announced_process
+    from serve_apps.local import announced_process, given_address
 
-    own = announced_process() if address is None else None
+    own = announced_process() if given_address(address) is None else None
     if own is not None:
         os.kill(own, signal.SIGTERM)
         console().print(f"told process {own} of `retina-ray serve up` to end", markup=False)
         return
-    _cluster(address).remove()
-    console().print("nothing is served there any more", markup=False)
+    others = _cluster(address).remove()
+    stay = f"; what else runs there stays: {', '.join(others)}" if others else ""
+    console().print(f"nothing of retina_ray is served there any more{stay}", markup=False, soft_wrap=True)
 
 
 def _cluster(address: str | None) -> "Cluster":
@@ -204,14 +211,16 @@ def _cluster(address: str | None) -> "Cluster":
     return Cluster(dashboard)
 
 
-def _check(serving: "Serving", bundle: str) -> None:
-    """Check a bundle in this process before any replica is bothered with it."""
+def _check(serving: "Serving", name: str, bundle: str) -> None:
+    """Check a bundle in this process before any replica is bothered with it, in the precision that it is served in."""
     from retina_ray.bundle import Bundle
     from retina_ray.model_versions import registry_of, resolve_model
     from retina_ray.serving.model_host import HostSettings, LoadedModel
 
+    serving.model(name)
+    settings = HostSettings("check", device="cpu", precision=serving.arguments.models[name].precision)
     registry = registry_of(serving.arguments.storage)
-    LoadedModel(Bundle.load(resolve_model(bundle, config=registry)), HostSettings("check", device="cpu"))
+    LoadedModel(Bundle.load(resolve_model(bundle, config=registry)), settings)
 
 
 def _replace(cluster: "Cluster", serving: "Serving", name: str, bundle: str, *, previous: str | None) -> None:

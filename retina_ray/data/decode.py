@@ -6,9 +6,7 @@ What is not here: finding the fundus in the photograph (``fundus``) and colour m
 """
 
 import io
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,7 +15,11 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from retina_ray.data.jpeg_header import read_jpeg_header
+from retina_ray.data.quiet import quiet
 from retina_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 MIN_SIDE = 64
 MAX_SIDE = 16_384
@@ -25,9 +27,9 @@ MAX_PIXELS = 64 * 2**20
 MAX_JPEG_SCANS = 64
 """Genuine progressive JPEGs hold about ten; each scan costs a pass over all coefficients, however few its bytes."""
 
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
-_META_BYTES = 4096  # more than the part of a DICOM file that names its transfer syntax
+_DICOM_META_AT = 132  # behind the preamble and the magic number
 _PHOTOMETRIC = ("RGB", "YBR_", "MONOCHROME2")
+_OTHER_PHOTOMETRIC = ("MONOCHROME1", "PALETTE COLOR")
 _DICOM_ELEMENTS = ("Rows", "Columns", "PhotometricInterpretation", "BitsStored")
 _OF_OBJECTS = (UnidentifiedImageError, AttributeError, LookupError, TypeError)
 """Errors of libraries that speak of Python's objects, and some of an address in memory, not of the file."""
@@ -43,14 +45,6 @@ _MAGIC = {
 
 class CorruptImageError(DataError):
     """A file that is no photograph, or a damaged or an over-sized one."""
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep warnings of the libraries to themselves: a file is used or refused, and its size is checked here."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
-        yield
 
 
 def decode_photograph(data: bytes, *, name: str, target: int | None = None) -> npt.NDArray[np.uint8]:
@@ -81,7 +75,7 @@ def decode_photograph(data: bytes, *, name: str, target: int | None = None) -> n
     return _decode_with_pillow(data, name, image_format)
 
 
-@_quiet()
+@quiet()
 def decode_drawing(data: bytes, *, name: str) -> npt.NDArray[np.bool_]:
     """Decode a file in which a finding is drawn: every pixel that is not black belongs to it.
 
@@ -192,7 +186,7 @@ def _upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.u
     return image if flip is None else np.asarray(cv2.flip(image, flip), dtype=np.uint8)
 
 
-@_quiet()
+@quiet()
 def _decode_with_pillow(data: bytes, name: str, image_format: str) -> npt.NDArray[np.uint8]:
     image = _open_with_pillow(data, name, image_format)
     try:
@@ -221,36 +215,63 @@ def _open_with_pillow(data: bytes, name: str, image_format: str) -> Image.Image:
     return image
 
 
-@_quiet()
 def _decode_dicom(data: bytes, name: str) -> npt.NDArray[np.uint8]:
-    """Decode the one frame of a DICOM photograph; whatever says who it is of is left behind."""
-    if _DEFLATED in data[132:_META_BYTES]:  # pydicom would inflate it whole before it can be looked at
-        raise CorruptImageError("the DICOM file is deflated", name, "save it in another transfer syntax")
+    """Decode the one frame of a DICOM photograph; whatever says who it is of is left behind, also by errors."""
     # Not at the top: loaders and ranks decode JPEG all day and never see a DICOM file.
     import pydicom
     from pydicom.pixels.utils import pixel_array
 
-    try:
-        record = pydicom.dcmread(io.BytesIO(data))
-        if missing := [element for element in _DICOM_ELEMENTS if element not in record]:
-            raise ValueError(f"it has no {' and no '.join(missing)}")
-        _check_dimensions(int(record.Columns), int(record.Rows), name)
-        if int(record.get("NumberOfFrames", None) or 1) != 1:
-            raise CorruptImageError(f"the DICOM file holds {record.NumberOfFrames} frames", name, "give one per file")
-        if not str(record.PhotometricInterpretation).startswith(_PHOTOMETRIC):
-            what = f"the DICOM file stores its pixels as {record.PhotometricInterpretation}"
-            raise CorruptImageError(what, name, "save it as RGB or MONOCHROME2")
-        pixels = pixel_array(record)  # colours become RGB
-        bits = int(record.BitsStored)
-    except CorruptImageError:
-        raise
-    except Exception as error:  # at bytes from outside, pydicom raises almost any type
-        raise _damaged("DICOM", error, name) from error
+    with quiet():
+        _check_transfer_syntax(data, name)
+        try:
+            record = pydicom.dcmread(io.BytesIO(data))
+            _check_record(record, name)
+            pixels = pixel_array(record)  # colours become RGB
+            bits = int(record.BitsStored)
+        except CorruptImageError:
+            raise
+        except Exception as error:  # at bytes from outside, pydicom raises almost any type
+            raise _damaged_dicom(error, name) from None
     if pixels.dtype not in (np.uint8, np.uint16):
         raise CorruptImageError(f"the DICOM file has {pixels.dtype} pixels", name, "give a photograph, 8 or 16 bits")
     highest = 2**bits - 1
     eight = ((pixels.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
     return eight if eight.ndim == 3 else np.repeat(eight[:, :, None], 3, axis=2)
+
+
+def _check_transfer_syntax(data: bytes, name: str) -> None:
+    """Refuse a deflated file, which pydicom would inflate whole before it can be looked at."""
+    # By the function that pydicom itself goes by, whose public one wants a path: what is read differently gets past.
+    from pydicom.filereader import _read_file_meta_info
+    from pydicom.uid import UID
+
+    file = io.BytesIO(data)
+    file.seek(_DICOM_META_AT)
+    try:
+        syntax = UID(str(_read_file_meta_info(file).TransferSyntaxUID))
+    except Exception as error:  # as above; then nobody knows whether it is deflated
+        raise _damaged_dicom(error, name) from None
+    if "deflate" in syntax.name.lower():  # `is_deflated` knows one of them alone
+        raise CorruptImageError("the DICOM file is deflated", name, "save it in another transfer syntax")
+
+
+def _check_record(record: "Dataset", name: str) -> None:
+    """Refuse what is no single photograph, before its pixels are decoded."""
+    if missing := [element for element in _DICOM_ELEMENTS if element not in record]:
+        raise _damaged("DICOM", f"it has no {' and no '.join(missing)}", name)
+    _check_dimensions(int(record.Columns), int(record.Rows), name)
+    frames = int(record.get("NumberOfFrames", None) or 1)
+    if frames != 1:
+        raise CorruptImageError(f"the DICOM file holds {frames} frames", name, "give one per file")
+    photometric = str(record.PhotometricInterpretation)
+    if not photometric.startswith(_PHOTOMETRIC):
+        named = photometric if photometric in _OTHER_PHOTOMETRIC else "an unknown PhotometricInterpretation"
+        raise CorruptImageError(f"the DICOM file stores its pixels as {named}", name, "save it as RGB or MONOCHROME2")
+
+
+def _damaged_dicom(error: Exception, name: str) -> CorruptImageError:
+    """Return an error that names the kind of another: the words of pydicom's may be a patient's."""
+    return _damaged("DICOM", type(error).__name__, name)
 
 
 def _rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
@@ -269,6 +290,6 @@ def _rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def _damaged(image_format: str, error: Exception, name: str) -> CorruptImageError:
-    cause = "it cannot be made sense of" if isinstance(error, _OF_OBJECTS) else error
-    return CorruptImageError(f"the {image_format} file is damaged ({cause})", name, "copy it again from its source")
+def _damaged(image_format: str, cause: Exception | str, name: str) -> CorruptImageError:
+    said = "it cannot be made sense of" if isinstance(cause, _OF_OBJECTS) else cause
+    return CorruptImageError(f"the {image_format} file is damaged ({said})", name, "copy it again from its source")

@@ -2,16 +2,24 @@
 
 import json
 import os
+import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from retina_ray import model_versions
+from retina_ray.bundle import Bundle
+from retina_ray.cli import serve as commands
 from retina_ray.errors import ConfigError, ResourceError
+from retina_ray.serving import model_host
+from retina_ray.serving.model_host import HostSettings
 from serve_apps import local
-from serve_apps.arguments import TrialSettings
-from serve_apps.control import Serving
+from serve_apps.arguments import ModelSettings, TrialSettings
+from serve_apps.control import Cluster, Serving
 from serve_apps.local import Local, announced, announced_process, announced_url, check_host, find, serve_environment
 
 pytestmark = pytest.mark.serving
@@ -52,6 +60,7 @@ def test_another_bundle_changes_one_user_config_alone() -> None:
     after = before.with_model("grading", "models:/dr/2", previous="models:/dr/1")
     assert after.models["grading"].bundle == "models:/dr/2"
     assert after.models["grading"].previous == "models:/dr/1"
+    assert after.models["grading"].attempt == 0
     assert before.models["grading"].bundle == "/bundles/grading"
     one, two = deployments(before), deployments(after)
     assert one.pop("Model-grading") != two.pop("Model-grading")
@@ -84,6 +93,7 @@ def test_in_one_hop_bundles_are_the_endpoints_own() -> None:
     serving = Serving(config(layout="one_hop")).with_model("grading", "/bundles/new", previous=None)
     assert serving.http.models["grading"].bundle == "/bundles/new"
     assert serving.models["grading"].bundle == "/bundles/new"
+    assert serving.with_model("grading", "/bundles/new", previous=None, attempt=3).models["grading"].attempt == 3
     with pytest.raises(ConfigError, match="no candidates"):
         serving.with_trial("grading", "/bundles/x", TrialSettings(shadow=True))
     with pytest.raises(ConfigError, match="has no bundle: lesions"):
@@ -138,6 +148,24 @@ def test_without_keys_only_this_machine_is_served() -> None:
         check_host(host, keys=True, behind_firewall=True)
 
 
+@pytest.mark.parametrize("options", [None, {}, {"port": 9000}])
+def test_a_file_without_a_host_is_taken_as_serve_takes_it_but_up_stays_on_this_machine(options: object) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    silent = {**config(), "http_options": options}
+    if options is None:
+        del silent["http_options"]
+    serving = Serving(silent)
+    declared = {**serving.config, "applications": []}
+    assert serving.host == ServeDeploySchema.model_validate(declared).http_options.host == "0.0.0.0"
+    with pytest.raises(ConfigError, match="--keys"):
+        check_host(serving.host, keys=False, behind_firewall=True)
+    here = serving.with_address(None, None)
+    assert here.host == here.config["http_options"]["host"] == "127.0.0.1"
+    assert serving.with_address("10.1.2.3", None).host == "10.1.2.3"
+    assert Serving({**config(), "http_options": {"host": "::1"}}).with_address(None, 1).host == "::1"
+
+
 def test_haproxys_socket_lies_where_nobody_else_gets_to(tmp_path: Path) -> None:
     environment = serve_environment(str(tmp_path))
     paths = [value for name, value in environment.items() if name.endswith(("_PATH", "_LOC", "_FILE", "_BASE"))]
@@ -187,6 +215,18 @@ def test_what_a_killed_process_announced_counts_for_nothing(state: Path) -> None
         assert announced_process() == os.getpid()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no start times without /proc")
+def test_another_process_that_has_the_number_since_counts_for_nothing(state: Path) -> None:
+    with announced(Local("http://127.0.0.1:8265", "secret", "http://127.0.0.1:8000")):
+        said = json.loads(state.read_text())
+        assert announced_process() == os.getpid()
+        for other in ({**said, "started": said["started"] - 1}, {**said, "pid": 1}, {**said, "started": None}):
+            state.write_text(json.dumps(other))
+            assert announced_process() is None
+            with pytest.raises(ResourceError, match="serve up"):
+                find(None)
+
+
 def test_a_port_is_taken_from_the_file_or_the_command(tmp_path: Path) -> None:
     serving = Serving(config())
     assert (serving.host, serving.port) == ("127.0.0.1", 9000)
@@ -197,3 +237,123 @@ def test_a_port_is_taken_from_the_file_or_the_command(tmp_path: Path) -> None:
     assert (changed.host, changed.port) == ("127.0.0.1", port)
     (tmp_path / "out.yaml").write_text(yaml.safe_dump(changed.config))
     assert Serving.read(tmp_path / "out.yaml").port == port
+
+
+class FakeServe:
+    """What Serve is told through its dashboard, in the place of Ray's client for it."""
+
+    def __init__(self, *others: dict[str, object]) -> None:
+        applications = [Serving(config()).config["applications"][0], *others]
+        self.details: dict[str, Any] = {
+            "http_options": {"host": "127.0.0.1", "port": 9000},
+            "applications": {
+                each["name"]: {"status": "RUNNING", "deployed_app_config": each if "import_path" in each else None}
+                for each in applications
+            },
+        }
+        self.told: list[Any] = []
+
+    def get_serve_details(self) -> dict[str, object]:
+        return self.details
+
+    def deploy_applications(self, declared: dict[str, object]) -> None:
+        self.told.append(declared)
+
+    def delete_applications(self) -> None:
+        self.told.append("end all")
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeServe]:
+    """Return a cluster's Serve on which this application runs, and those that are given."""
+    from ray.dashboard.modules.serve import sdk
+
+    def make(*others: dict[str, object]) -> FakeServe:
+        fake = FakeServe(*others)
+        monkeypatch.setattr(sdk, "ServeSubmissionClient", lambda address: fake)
+        return fake
+
+    return make
+
+
+OTHER = {"name": "other", "import_path": "other:app", "route_prefix": "/other"}
+
+
+def test_this_application_is_ended_and_no_other(serve: Callable[..., FakeServe]) -> None:
+    fake = serve(OTHER)
+    assert Cluster("http://head:8265").remove() == ["other"]
+    assert fake.told == [{"http_options": fake.details["http_options"], "applications": [OTHER]}]
+    fake = serve({"name": "by a program"})
+    assert Cluster("http://head:8265").remove() == ["by a program"]
+    assert fake.told == [{"http_options": fake.details["http_options"], "applications": []}]
+    fake = serve()
+    assert Cluster("http://head:8265").remove() == []
+    assert fake.told == ["end all"]
+    fake = serve(OTHER)
+    del fake.details["applications"]["retina_ray"]
+    assert Cluster("http://head:8265").remove() == ["other"]
+    assert fake.told == []
+
+
+@pytest.mark.parametrize("words", [["--address", "http://head:8265"], []])
+def test_down_ends_what_the_user_names_rather_than_what_is_announced(
+    serve: Callable[..., FakeServe],
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+) -> None:
+    fake = serve(OTHER)
+    killed: list[tuple[int, int]] = []
+    with announced(Local("http://127.0.0.1:8265", "secret", "http://127.0.0.1:8000")):
+        monkeypatch.setattr(os, "kill", lambda *told: killed.append(told) if told[1] else None)
+        commands.down(None)
+        assert killed == [(os.getpid(), signal.SIGTERM)]
+        if not words:
+            monkeypatch.setenv(local.ADDRESS_VARIABLE, "http://head:8265")
+        commands.down(*words[1:])
+    assert len(killed) == len(fake.told) == 1
+    assert "what else runs there stays: other" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[HostSettings]:
+    """Return the settings that bundles are checked with, none of which is read."""
+    found: list[HostSettings] = []
+    monkeypatch.setattr(Bundle, "load", lambda address: address)
+    monkeypatch.setattr(model_versions, "resolve_model", lambda address, *, config: address)
+    monkeypatch.setattr(model_host, "LoadedModel", lambda bundle, settings: found.append(settings))
+    return found
+
+
+def test_a_bundle_is_checked_as_it_is_served(checked: list[HostSettings]) -> None:
+    serving = Serving(config(models={"grading": {"precision": "bfloat16"}, "lesions": {}}))
+    commands._check(serving, "grading", "/bundles/new")
+    commands._check(serving, "lesions", "/bundles/new")
+    assert [(each.precision, each.device) for each in checked] == [("bfloat16", "cpu"), ("float32", "cpu")]
+    with pytest.raises(ConfigError, match="nothing is served as"):
+        commands._check(serving, "glaucoma", "/bundles/new")
+
+
+def test_a_bundle_that_is_declared_already_is_tried_again(
+    serve: Callable[..., FakeServe],
+    checked: list[HostSettings],
+    state: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fake = serve()
+    fake.details["applications"]["retina_ray"]["deployed_app_config"] = (
+        Serving(config()).with_model("grading", "/bundles/new", previous="/bundles/old").config["applications"][0]
+    )
+    for attempt in (1, 2):
+        commands.promote("grading", "/bundles/new", "http://head:8265")
+        (declared,) = fake.told[attempt - 1 :]
+        settings = Serving(declared).models["grading"]
+        assert settings == ModelSettings(bundle="/bundles/new", previous="/bundles/old", attempt=attempt)
+        assert Serving(declared).models["lesions"].attempt == 0
+        fake.details["applications"]["retina_ray"]["deployed_app_config"] = declared["applications"][0]
+        assert f"(attempt {attempt})" in " ".join(capsys.readouterr().out.split())
+    commands.promote("grading", "/bundles/newer", "http://head:8265")
+    settings = Serving(fake.told[-1]).models["grading"]
+    assert settings == ModelSettings(bundle="/bundles/newer", previous="/bundles/new")
+    assert len(checked) == 3
