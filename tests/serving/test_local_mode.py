@@ -1,4 +1,4 @@
-"""The application in Serve's local mode: its real deployments and handles, in this process."""
+"""The application in Serve's local mode: its real deployments and handles, in one process."""
 
 import asyncio
 import itertools
@@ -14,6 +14,8 @@ from retina_ray.bundle import Bundle
 from serve_apps.app import build
 from serve_apps.arguments import Arguments
 from tests.bundles import make_everything
+from tests.helpers import warm_processes
+from tests.replica_context import replica_context
 from tests.serving_http import listening_app, photograph, post, wait_until
 
 _CALLABLES: dict[int, Callable[..., Any]] = {}
@@ -36,8 +38,16 @@ class Carried:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("replica_context")
 def test_the_application_answers_in_serves_local_mode(tmp_path: Path) -> None:
+    # In a process of its own: the local mode has no end, so what it opened would stay open.
+    process = warm_processes().Process(target=answer_in_local_mode, args=(tmp_path,))
+    process.start()
+    process.join(100)
+    assert process.exitcode == 0
+
+
+def answer_in_local_mode(tmp_path: Path) -> None:
+    serve.context._INTERNAL_REPLICA_CONTEXT = replica_context()
     made = make_everything(tmp_path / "dataset")
     bundles = [made.build(tmp_path / name, name=name) for name in ("first", "second")]
     arguments = Arguments.model_validate({"models": {"grading": {}}, "layout": "one_hop", "audit": str(tmp_path)})
