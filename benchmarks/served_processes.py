@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.http_load import Measured, Question, load
+from serve_apps.local import free_port
 
 STARTS_S = 180.0
 SETTLES_S = 1.5
@@ -90,25 +90,17 @@ def ours(work: Path, bundle: str, questions: Sequence[Question], **arguments: An
         questions: what it is asked.
         arguments: of `serve_apps.arguments.Arguments`.
     """
-    url = f"http://127.0.0.1:{free_port()}"
-    bundles = {name: {"bundle": bundle} for name in arguments["models"]}
-    one_hop = arguments.get("layout") == "one_hop"
-    deployments = (
-        [{"name": "Http", "user_config": {"models": bundles}}]
-        if one_hop
-        else [{"name": f"Model-{name}", "user_config": settings} for name, settings in bundles.items()]
-    )
     application = {
         "name": "retina_ray",
         "route_prefix": "/",
         "import_path": "serve_apps.app:build",
         "args": arguments,
-        "deployments": deployments,
     }
-    port = int(url.rpartition(":")[2])
+    port = free_port()
     config = work / "serve.yaml"
-    config.write_text(json.dumps({"http_options": {"host": "127.0.0.1", "port": port}, "applications": [application]}))
-    with running([*OURS, str(config)], url, questions) as server:
+    config.write_text(json.dumps({"applications": [application]}))
+    models = [word for name in arguments["models"] for word in ("--model", f"{name}={bundle}")]
+    with running([*OURS, str(config), "--port", str(port), *models], f"http://127.0.0.1:{port}", questions) as server:
         yield server
 
 
@@ -186,13 +178,6 @@ def loops(name: str, bundle: str, photographs: Path, *, count: int) -> Iterator[
     finally:
         for each in found:
             each.end()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on at the moment."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _tree(process: int) -> set[int]:

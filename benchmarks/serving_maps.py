@@ -13,15 +13,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks.in_turn import in_turn, write
+from benchmarks.serving_networks import grade, grader
 from retina_ray.bundle_manifest import BundleManifest, Preprocessing
 from retina_ray.config import RunConfig, override
 from retina_ray.data.batch import normalise
-from retina_ray.data.schema import KNOWN_TASKS
-from retina_ray.methods import catalogue
-from retina_ray.methods.base import Method
 from retina_ray.recipes import load_recipe
 from retina_ray.serving.acceleration import accelerate
 from retina_ray.serving.explanation import Explainer
@@ -45,36 +42,22 @@ def cases() -> dict[str, RunConfig]:
     }
 
 
-def network_of(config: RunConfig) -> tuple[Method, nn.Module]:
-    """Return a run's final network with random weights, and the method that reads it."""
-    tasks = {name: KNOWN_TASKS[name] for name in ("dr", "amd") if name in config.method.tasks}
-    plan = catalogue.plan(config, tasks)
-    stage = next(each for each in plan.stages if each.name in plan.finals)
-    method = catalogue.build(config.method.name, stage.settings)
-    return method, method.build_model().eval()
-
-
 def run_case(config: RunConfig) -> dict[str, list[float]]:
     """Return processor milliseconds of each way to answer a photograph."""
     torch.manual_seed(0)
-    method, trained = network_of(config)
+    method, trained = grader(config)
     side = config.data.image_size
     images = normalise(torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8))
-    served = accelerate(method, trained, precision="float32", example=method.inputs(images))
+    shown = method.inputs(images)
+    served = accelerate(method, trained, precision="float32", example=shown)
     manifest = BundleManifest.model_construct(preprocessing=Preprocessing.model_construct(image_size=side))
     explainer = Explainer([(method, served)], manifest)
     ways: dict[str, Callable[[], object]] = {
-        "eager": partial(grade, method, trained, images),
-        "graded": partial(grade, method, served, images),
+        "eager": partial(grade, method, trained, shown),
+        "graded": partial(grade, method, served, shown),
         **{kind: partial(explainer.examine, images, kind=kind) for kind in explainer.kinds},
     }
     return in_turn({name: partial(milliseconds, way) for name, way in ways.items()}, ROUNDS)
-
-
-def grade(method: Method, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return what the predictor makes of images."""
-    with torch.inference_mode():
-        return method.probabilities(network, method.inputs(images))
 
 
 def milliseconds(way: Callable[[], object]) -> float:

@@ -31,9 +31,8 @@ BATCHES = (1, 8)
 ROUNDS, REPEATS = 7, 3
 
 
-def grader(backbone: str) -> tuple[Method, nn.Module]:
-    """Return a SALL student with random weights, and the method that reads it."""
-    config = override(RunConfig(name="served"), {"method.backbone": backbone, "method.weights": "none"})
+def grader(config: RunConfig) -> tuple[Method, nn.Module]:
+    """Return a run's final network with random weights, and the method that reads it."""
     plan = catalogue.plan(config, KNOWN_TASKS)
     stage = next(each for each in plan.stages if each.name in plan.finals)
     method = catalogue.build(config.method.name, stage.settings)
@@ -73,7 +72,8 @@ def timed(make: Callable[[], nn.Module], method: Method, batches: dict[int, Tens
 def run_case(backbone: str, side: int, *, with_compiled: bool) -> tuple[dict[str, Any], dict[str, str]]:
     """Measure one network; return its record and its tables."""
     torch.manual_seed(0)
-    method, trained = grader(backbone)
+    config = override(RunConfig(name="served"), {"method.backbone": backbone, "method.weights": "none"})
+    method, trained = grader(config)
     batches = {b: normalise(torch.randint(0, 256, (b, side, side, 3), dtype=torch.uint8)) for b in BATCHES}
     rewrite = partial(accelerate, method, trained, precision="float32", example=batches[1])
     ways: dict[str, Callable[[], nn.Module]] = {"rewritten": rewrite, "as trained": lambda: trained}

@@ -31,6 +31,9 @@ METHOD_TAG = "retina_ray.method"
 
 _MODEL_ADDRESS = re.compile(r"models:/(?P<name>[^@/]+)[@/](?P<which>[^@/]+)")
 
+_DEFAULTS = RunConfig(name="any")
+"""For those who ask for a model without having a run: MLflow and the cache where they are by default."""
+
 
 def registry_of(storage: str) -> RunConfig:
     """Return a configuration for those who ask for a model without having a run.
@@ -38,12 +41,7 @@ def registry_of(storage: str) -> RunConfig:
     Args:
         storage: folder or ``s3://`` prefix whose registry is meant, where no tracking server keeps it.
     """
-    defaults = RunConfig(name="any")
-    return defaults.model_copy(update={"runtime": defaults.runtime.model_copy(update={"storage": storage})})
-
-
-_DEFAULTS = RunConfig(name="any")
-"""For those who ask for a model without having a run: MLflow and the cache where they are by default."""
+    return _DEFAULTS.model_copy(update={"runtime": _DEFAULTS.runtime.model_copy(update={"storage": storage})})
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
+from ray import serve
 
 from retina_ray.bundle import Bundle
 from retina_ray.errors import BundleError
@@ -19,6 +21,8 @@ _logger = logging.getLogger("ray.serve")
 
 class HostedModel:
     """A `ModelHost` for use in an event loop: its networks run in one thread, one batch after the other.
+
+    Jobs that arrive while a batch is computed are the next one.
 
     Args:
         served_as: what requests call the model.
@@ -39,6 +43,13 @@ class HostedModel:
         self._networks = ThreadPoolExecutor(1, thread_name_prefix="networks")
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="loading")
         self._wanted = ModelSettings()
+
+        # A function of its own: methods of several models would share one queue, and be answered by any of them.
+        @serve.batch(max_batch_size=arguments.max_batch, batch_wait_timeout_s=arguments.wait_ms / 1e3)
+        async def answers(jobs: list[Job]) -> list[Answer | HostState | Failed]:
+            return await self.answer_all(jobs)
+
+        self._answers: Any = answers
         self._change: asyncio.Future[None] | None = None
 
     async def use(self, settings: ModelSettings) -> None:
@@ -69,7 +80,12 @@ class HostedModel:
         """Return what senders have to know."""
         return self._host.state
 
-    async def answer(self, jobs: list[Job]) -> list[Answer | HostState | Failed]:
+    async def answer(self, job: Job) -> Answer | HostState | Failed:
+        """Answer one job, together with others that arrive at the time."""
+        found: Answer | HostState | Failed = await self._answers(job)
+        return found
+
+    async def answer_all(self, jobs: list[Job]) -> list[Answer | HostState | Failed]:
         """Answer jobs, as `ModelHost.answer` does."""
         return await asyncio.get_running_loop().run_in_executor(self._networks, self._host.answer, jobs)
 

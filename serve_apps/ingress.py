@@ -18,7 +18,7 @@ from retina_ray.serving.model_link import ModelLink
 from retina_ray.serving.routing import Route, Trial
 from retina_ray.serving.shadow_log import ShadowLog
 from retina_ray.serving.telemetry import Telemetry
-from serve_apps.arguments import Arguments, IngressSettings, ModelArguments, ModelSettings
+from serve_apps.arguments import Arguments, IngressSettings, ModelSettings
 from serve_apps.hub import HubHandle, reporting
 
 if TYPE_CHECKING:  # at run time it would bring torch along, which a process without networks does without
@@ -50,31 +50,22 @@ class HandleTransport:
 
 
 class LocalTransport:
-    """The way to a model in this process, batched as the model's own deployment would.
+    """The way to a model in this process.
 
     Args:
         model: the model.
-        max_batch: photographs that are graded together, at most.
     """
 
-    def __init__(self, model: "HostedModel", *, max_batch: int, wait_ms: float) -> None:
+    def __init__(self, model: "HostedModel") -> None:
         self._model = model
-
-        # A function of its own: methods of several models would share one queue, and be answered by any of them.
-        @serve.batch(max_batch_size=max_batch, batch_wait_timeout_s=wait_ms / 1e3)
-        async def answers(jobs: list[Job]) -> list[Answer | HostState | Failed]:
-            return await model.answer(jobs)
-
-        self._answers: Any = answers
 
     async def state(self) -> HostState:
         """Return what the model says of itself."""
         return self._model.state()
 
     async def answer(self, job: Job) -> Answer | HostState | Failed:
-        """Answer a job, together with others that arrive at the time."""
-        found: Answer | HostState | Failed = await self._answers(job)
-        return found
+        """Have a job answered by the model."""
+        return await self._model.answer(job)
 
 
 @serve.deployment(name="Http")
@@ -96,10 +87,10 @@ class HttpReplica:
         self._here = {} if models else _models_here(arguments)
         self._routes = {
             name: Route(
-                ModelLink(name, HandleTransport(models[name]) if models else _local(self._here[name], each)),
+                ModelLink(name, HandleTransport(models[name]) if models else LocalTransport(self._here[name])),
                 ModelLink(name, HandleTransport(candidates[name]), waits=False) if name in candidates else None,
             )
-            for name, each in arguments.models.items()
+            for name in arguments.models
         }
         self._service = self._make_service()
         self._tasks = [asyncio.get_running_loop().create_task(self._report())]
@@ -153,7 +144,3 @@ def _models_here(arguments: Arguments) -> dict[str, "HostedModel"]:
     from serve_apps.hosted_model import HostedModel
 
     return {name: HostedModel(name, each, arguments.storage) for name, each in arguments.models.items()}
-
-
-def _local(model: "HostedModel", arguments: ModelArguments) -> LocalTransport:
-    return LocalTransport(model, max_batch=arguments.max_batch, wait_ms=arguments.wait_ms)

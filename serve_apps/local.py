@@ -56,8 +56,8 @@ def serve_environment(folder: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         # Its statistics and metrics listen on all addresses, whatever the host; ports of their own keep two clusters
         # on one machine apart.
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port("")),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port("")),
     }
 
 
@@ -248,7 +248,8 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on at the moment, at an address of this machine; at all of them where empty."""
     with socket.socket() as found:
-        found.bind(("", 0))
+        found.bind((host, 0))
         return int(found.getsockname()[1])

@@ -28,9 +28,6 @@ class ModelReplica:
         from serve_apps.hosted_model import HostedModel
 
         self._model = HostedModel(served_as, arguments, storage, keeps=counts)
-        batches: Any = self._answers
-        batches.set_max_batch_size(arguments.max_batch)
-        batches.set_batch_wait_timeout_s(arguments.wait_ms / 1e3)
         self._reporting = reporting(HubHandle(hub), served_as, self._model.state) if counts else None
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -43,9 +40,4 @@ class ModelReplica:
 
     async def answer(self, job: Job) -> Answer | HostState | Failed:
         """Answer one job, together with others that arrive at the time."""
-        found: Answer | HostState | Failed = await self._answers(job)
-        return found
-
-    @serve.batch
-    async def _answers(self, jobs: list[Job]) -> list[Answer | HostState | Failed]:
-        return await self._model.answer(jobs)
+        return await self._model.answer(job)

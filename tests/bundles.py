@@ -18,7 +18,7 @@ from retina_ray.data.synthetic import draw
 from retina_ray.methods import catalogue
 from retina_ray.metrics.summary import TaskSummary, summarise
 from retina_ray.metrics.table import make_table
-from retina_ray.recipes import load_recipe
+from tests.deepmt import tiny
 
 SIZE = 64
 TASKS = (KNOWN_TASKS["dr"], KNOWN_TASKS["amd"])
@@ -147,16 +147,7 @@ def make_deepmt(folder: Path, *, size: int = SIZE) -> Made:
     """Return what a bundle of DeepMT-DR with random weights is built from."""
     torch.manual_seed(0)
     tasks = TASKS[:1]
-    config = override(
-        load_recipe("deepmt_dr"),
-        {
-            **{"name": "tiny", "data.image_size": size, "evaluate.bootstrap": 20},
-            **{"method.super_resolution.width": 4, "method.super_resolution.blocks": 1},
-            **{"method.segmentation.width": 2, "method.segmentation.depth": 3},
-            **{"method.segmentation.gamma": [0.5, 0.5, 1.0]},
-            **{"method.grading.hidden": 8, "method.grading.weights": "none"},
-        },
-    )
+    config = tiny({"name": "tiny", "data.image_size": size, "evaluate.bootstrap": 20})
     plan = catalogue.plan(config, {task.name: task for task in tasks})
     networks = []
     for stage in plan.stages:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ import yaml
 from retina_ray.client import Client
 from retina_ray.serving.keys import add, issue
 from retina_ray.serving.schema import GradeResponse
+from serve_apps.local import free_port
 from tests.helpers import descendants
 from tests.serving_photographs import photograph
 
@@ -184,9 +184,3 @@ def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
     while not what():
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

@@ -18,7 +18,6 @@ import uvicorn
 from retina_ray.bundle import CARD, Bundle
 from retina_ray.data.fundus import NoFundusError, prepare_bytes
 from retina_ray.data.schema import LESIONS
-from retina_ray.data.synthetic import draw
 from retina_ray.errors import DataError
 from retina_ray.serving import drawing
 from retina_ray.serving.http import HttpSettings, build_app
@@ -35,18 +34,11 @@ from retina_ray.serving.schema import (
     TaskDescription,
 )
 from retina_ray.serving.service import GradeRequest
+from tests.serving_photographs import photograph
 
 SETTINGS = HttpSettings(max_body_bytes=2**20, body_seconds=5.0, max_batch=3)
 RAW = {"Content-Type": "application/octet-stream"}
 _SHOWN = 320
-
-
-def photograph(index: int = 0, *, size: int = 150) -> bytes:
-    """Return a JPEG file wider than high, whose disc is not in the middle."""
-    fundus = draw(size=size, task="dr", grade=index % 5, seed=1, index=index).image
-    frame = np.zeros((size + size // 5, size + size // 2, 3), dtype=np.uint8)
-    frame[size // 14 : size // 14 + size, size // 4 : size // 4 + size] = fundus
-    return bytes(simplejpeg.encode_jpeg(frame, quality=95))
 
 
 def wall() -> bytes:

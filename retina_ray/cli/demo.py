@@ -1,7 +1,6 @@
 """``retina-ray demo``: the whole way, from drawn images to a graded photograph, in minutes on two cores."""
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -136,10 +135,10 @@ def _served(bundle: str) -> Iterator[str]:
     Raises:
         ResourceError: it does not start.
     """
+    from serve_apps.local import free_port
+
     command = [sys.executable, "-c", "from retina_ray.cli.main import main; main()", "serve", "up", "--no-announce"]
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        command += ["--model", bundle, "--port", str(found.getsockname()[1])]
+    command += ["--model", bundle, "--port", str(free_port())]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

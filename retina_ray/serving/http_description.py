@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -34,22 +34,9 @@ _REQUEST_ID = {"schema": {"type": "string"}, "description": "By which log and au
 _RETRY_AFTER = {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds to wait before repeating it."}
 
 _UNIDENTIFIED: tuple[Kind, ...] = ("unauthenticated",)
-_GRADING: tuple[Kind, ...] = (
-    "bad-request",
-    *_UNIDENTIFIED,
-    "unknown-model",
-    "slow-sender",
-    "key-reused",
-    "too-large",
-    "unreadable-image",
-    "no-fundus",
-    "unsupported",
-    "rate-limited",
-    "internal",
-    "overloaded",
-    "not-ready",
-    "timeout",
-)
+_GRADING = tuple(kind for kind in get_args(Kind) if kind != "not-found")
+"""Every kind, except that of an address at which there is nothing."""
+
 _EXAMPLES: dict[Kind, RefusedError] = {
     error.kind: error
     for error in (

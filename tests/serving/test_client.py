@@ -6,7 +6,6 @@ import hashlib
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,27 +27,9 @@ from tests.misbehaving import (
     garbage,
     illustrated,
     problem,
-    serving,
 )
 
 EYE = b"a photograph"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving(Server()) as running:
-        yield running
-
-
-@pytest.fixture
-def time_() -> Time:
-    return Time()
-
-
-@pytest.fixture
-def client(server: Server, time_: Time) -> Iterator[Client]:
-    with Client(server.url, "rr_key", clock=time_.clock) as ours:
-        yield ours
 
 
 def test_a_photograph_is_sent_and_its_grades_come_back(server: Server, client: Client, tmp_path: Path) -> None:

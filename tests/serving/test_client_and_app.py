@@ -11,7 +11,8 @@ from retina_ray.client_transport import Clock
 from retina_ray.serving.keys import ApiKey, ApiKeys
 from retina_ray.serving.refusals import RefusedError
 from tests.bundles import make_everything
-from tests.serving_http import SETTINGS, PredictorService, photograph, served, wall
+from tests.serving_http import SETTINGS, PredictorService, served, wall
+from tests.serving_photographs import photograph
 
 KEY = "rr_of-a-clinic"
 

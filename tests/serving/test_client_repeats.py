@@ -6,7 +6,6 @@ import socket
 import ssl
 import time
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -42,23 +41,6 @@ from tests.misbehaving import (
 )
 
 EYE = b"a photograph"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving(Server()) as running:
-        yield running
-
-
-@pytest.fixture
-def time_() -> Time:
-    return Time()
-
-
-@pytest.fixture
-def client(server: Server, time_: Time) -> Iterator[Client]:
-    with Client(server.url, "rr_key", clock=time_.clock) as ours:
-        yield ours
 
 
 @pytest.mark.parametrize("status", sorted(REPEATED))

@@ -21,7 +21,6 @@ from retina_ray.serving.refusals import RefusedError
 from retina_ray.serving.routing import Route, Trial
 from retina_ray.serving.schema import GradeResponse
 from retina_ray.serving.service import GradeOptions
-from tests.bundles import make_everything
 from tests.serving_links import (
     Broken,
     Dead,
@@ -40,17 +39,6 @@ from tests.serving_links import (
 from tests.serving_photographs import photograph
 
 pytestmark = pytest.mark.serving
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
-    made = make_everything(tmp_path_factory.mktemp("dataset"))
-    return made.build(tmp_path_factory.mktemp("a")), made.build(tmp_path_factory.mktemp("b"), name="candidate")
-
-
-@pytest.fixture(scope="module")
-def hosts(bundles: tuple[Bundle, Bundle]) -> tuple[ModelHost, ModelHost]:
-    return host_of(bundles[0]), host_of(bundles[1])
 
 
 def champion(host: ModelHost) -> Route:

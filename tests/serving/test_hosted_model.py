@@ -30,7 +30,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def hosted(*, keeps: bool = True) -> HostedModel:
-    return HostedModel("grading", ModelArguments(max_batch=4), "runs", keeps=keeps)
+    return HostedModel("grading", ModelArguments(max_batch=4, wait_ms=50.0), "runs", keeps=keeps)
 
 
 def hash_of(model: HostedModel) -> str | None:
@@ -110,7 +110,7 @@ def answer_each_for_itself(bundles: dict[str, str]) -> None:
         transports = {}
         for name, model in models.items():
             await model.use(ModelSettings(bundle=bundles[name]))
-            transports[name] = LocalTransport(model, max_batch=4, wait_ms=50.0)
+            transports[name] = LocalTransport(model)
         preparation = models["first"].state().preparation
         assert preparation is not None
         prepared = preparation.prepare(photograph())
@@ -135,7 +135,7 @@ def test_what_fails_fails_alone(bundles: dict[str, str]) -> None:
         hash_ = Bundle.load(bundles["first"]).hash
         # These networks segment nothing, which whoever sends jobs checks; here nobody has.
         jobs = [Job(prepared, hash_, GradeOptions(lesions=lesions)) for lesions in (False, True)]
-        graded, failed = await model.answer(jobs)
+        graded, failed = await model.answer_all(jobs)
         assert isinstance(graded, Answer)
         assert isinstance(failed, Failed)
         assert failed.detail == "ValueError"

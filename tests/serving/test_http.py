@@ -14,7 +14,8 @@ from retina_ray.serving.refusals import RefusedError
 from retina_ray.serving.schema import BatchResponse, GradeResponse, ModelsResponse
 from retina_ray.serving.service import GradeRequest
 from tests.bundles import make_everything
-from tests.serving_http import RAW, SETTINGS, PredictorService, photograph, post, problem_of, served, wait_until, wall
+from tests.serving_http import RAW, SETTINGS, PredictorService, post, problem_of, served, wait_until, wall
+from tests.serving_photographs import photograph
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from retina_ray.bundle import Bundle
 from retina_ray.serving.http import HttpSettings
 from retina_ray.serving.keys import ApiKey, ApiKeys
 from tests.bundles import make_everything
-from tests.serving_http import RAW, SETTINGS, PredictorService, photograph, post, problem_of, served, wait_until
+from tests.serving_http import RAW, SETTINGS, PredictorService, post, problem_of, served, wait_until
+from tests.serving_photographs import photograph
 
 KEY, METRICS_KEY = "rr_of-a-clinic", "rr_of-prometheus"
 SLOW_S = 0.5

@@ -16,7 +16,8 @@ from serve_apps.arguments import Arguments
 from tests.bundles import make_everything
 from tests.helpers import warm_processes
 from tests.replica_context import replica_context
-from tests.serving_http import listening_app, photograph, post, wait_until
+from tests.serving_http import listening_app, post, wait_until
+from tests.serving_photographs import photograph
 
 _CALLABLES: dict[int, Callable[..., Any]] = {}
 _NUMBERS = itertools.count()

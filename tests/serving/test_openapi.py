@@ -16,7 +16,8 @@ from retina_ray.serving.http_description import IMAGE_TYPES
 from retina_ray.serving.refusals import Kind
 from retina_ray.serving.schema import BatchResponse, GradeResponse, Problem
 from tests.bundles import make_everything
-from tests.serving_http import PredictorService, photograph, served
+from tests.serving_http import PredictorService, served
+from tests.serving_photographs import photograph
 
 PHOTOGRAPHS = st.sampled_from([photograph(0), photograph(1)])
 """What a valid body is: that other bytes are refused is tested elsewhere, with many more of them."""

@@ -18,8 +18,9 @@ from retina_ray.serving.keys import ApiKey, ApiKeys
 from retina_ray.serving.refusals import RefusedError
 from retina_ray.serving.schema import ImageQuality
 from tests.bundles import make_everything
-from tests.serving_http import PredictorService, photograph, served, wall
+from tests.serving_http import PredictorService, served, wall
 from tests.serving_page import UNSURE, answer_to, choose, graded, in_words, loaded, open_page, shown
+from tests.serving_photographs import photograph
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 800}

@@ -13,22 +13,10 @@ from retina_ray.serving.model_link import ModelLink
 from retina_ray.serving.preparation import Preparation, Prepared
 from retina_ray.serving.routing import Route, Trial
 from retina_ray.serving.shadow_log import ShadowLog, read_shadow_logs
-from tests.bundles import make_everything
-from tests.serving_links import Broken, Dead, Hanging, ModelsHere, Slow, host_of, request, service_of
+from tests.serving_links import Broken, Dead, Hanging, ModelsHere, Slow, request, service_of
 from tests.serving_photographs import photograph
 
 pytestmark = pytest.mark.serving
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
-    made = make_everything(tmp_path_factory.mktemp("dataset"))
-    return made.build(tmp_path_factory.mktemp("a")), made.build(tmp_path_factory.mktemp("b"), name="candidate")
-
-
-@pytest.fixture(scope="module")
-def hosts(bundles: tuple[Bundle, Bundle]) -> tuple[ModelHost, ModelHost]:
-    return host_of(bundles[0]), host_of(bundles[1])
 
 
 def test_a_shadow_sees_copies_and_nobody_waits_for_it(

@@ -19,7 +19,8 @@ from cryptography.x509.oid import NameOID
 from retina_ray.bundle import Bundle
 from retina_ray.client import Client, RequestError
 from tests.bundles import make_everything
-from tests.serving_http import PredictorService, photograph, served, wait_until
+from tests.serving_http import PredictorService, served, wait_until
+from tests.serving_photographs import photograph
 
 pytestmark = pytest.mark.serving
 
