@@ -29,7 +29,7 @@ CASES = (("inception_v3", 299, 344), ("resnet18", 224, 256))
 """Backbone, side of its images and of those that are stored, pixels."""
 SIDE = 512
 CLIENTS = 16
-ROUNDS = 4
+ROUNDS = 3
 ALONE_S = 2.0
 
 Figures = dict[str, float]
@@ -50,12 +50,12 @@ def main() -> None:
     tables: dict[str, str] = {}
     for backbone, side, stored in CASES:
         bundle = trained(work, backbone, side, stored)
-        found = {name: measured(contestants) for name, contestants in arenas(work, bundle, photographs)}
-        record[backbone] = found
-        for name, values in found.items():
-            tables[f"{backbone}, {side} px, {name}"] = table(values)
-            print(backbone, name, tables[f"{backbone}, {side} px, {name}"], sep="\n", flush=True)
-    write("serving", record, tables)
+        for arena, contestants in arenas(work, bundle, photographs):
+            found = measured(contestants)
+            record.setdefault(backbone, {})[arena] = found
+            tables[f"{backbone}, {side} px, {arena}"] = table(found)
+            print(backbone, arena, table(found), sep="\n", flush=True)
+            write("serving", record, tables)
 
 
 def trained(work: Path, backbone: str, side: int, stored: int) -> str:

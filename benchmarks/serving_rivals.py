@@ -25,7 +25,7 @@ from retina_ray.serving.preparation import Prepared
 
 MAX_BATCH = 8
 ROUTE = "/predict"
-LOOP_S = 6.0
+LOOP_S = 5.0
 
 
 def predictor_of(bundle: str, *, as_trained: bool = False) -> Predictor:

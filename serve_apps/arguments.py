@@ -57,9 +57,7 @@ class ModelArguments(_Strict):
     """Of each replica; a fraction shares a GPU."""
     precision: Literal["float32", "bfloat16"] = "float32"
     max_batch: int = Field(default=8, ge=1)
-    """Photographs that are graded together, at most."""
-    wait_ms: float = Field(default=0.0, ge=0)
-    """How long a batch waits for more. None is lost at 0: while one batch is computed the next one gathers."""
+    """Photographs that are graded together, at most: those that arrived while the ones before them were graded."""
 
 
 class HttpArguments(_Strict):

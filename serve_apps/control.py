@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from retina_ray.errors import ConfigError, ResourceError
+from retina_ray.orchestration.dashboard import reached
 from serve_apps.arguments import Arguments, IngressSettings, ModelSettings, TrialSettings
 from serve_apps.names import APP, HTTP, IMPORT_PATH, candidate_deployment, model_deployment
 
@@ -256,12 +257,8 @@ class Cluster:
         from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
         self.address = address
-        try:
+        with reached(address):
             self._client = ServeSubmissionClient(address)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            fix = "check the address, that Ray runs there, and that RAY_AUTH_MODE and the token are the cluster's"
-            reason = " ".join(str(error).split())[:200]
-            raise ResourceError(f"cannot reach the dashboard ({reason})", address, fix) from None
 
     def details(self) -> dict[str, Any]:
         """Return what Serve says of itself."""
@@ -332,7 +329,8 @@ class Cluster:
         try:
             return question()
         except (ConnectionError, RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split())[:500]
+            # Of a traceback on the other side its end, which says what happened.
+            reason = " ".join(str(error).split())[-500:]
             raise ResourceError(f"the cluster does not do it ({reason})", self.address, "look at its logs") from None
 
 

@@ -3,15 +3,14 @@
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import torch
-from ray import serve
 
 from retina_ray.bundle import Bundle
 from retina_ray.errors import BundleError
 from retina_ray.model_versions import registry_of, resolve_model, version_of
 from retina_ray.serving.allocator import keep_freed_memory
+from retina_ray.serving.batching import Batcher
 from retina_ray.serving.exchange import Answer, Failed, HostState, Job
 from retina_ray.serving.model_host import HostSettings, ModelHost, reason
 from serve_apps.arguments import ModelArguments, ModelSettings
@@ -44,12 +43,7 @@ class HostedModel:
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="loading")
         self._wanted = ModelSettings()
 
-        # A function of its own: methods of several models would share one queue, and be answered by any of them.
-        @serve.batch(max_batch_size=arguments.max_batch, batch_wait_timeout_s=arguments.wait_ms / 1e3)
-        async def answers(jobs: list[Job]) -> list[Answer | HostState | Failed]:
-            return await self.answer_all(jobs)
-
-        self._answers: Any = answers
+        self._batcher = Batcher(self._host.answer, most=arguments.max_batch, executor=self._networks)
         self._change: asyncio.Future[None] | None = None
 
     async def use(self, settings: ModelSettings) -> None:
@@ -81,13 +75,8 @@ class HostedModel:
         return self._host.state
 
     async def answer(self, job: Job) -> Answer | HostState | Failed:
-        """Answer one job, together with others that arrive at the time."""
-        found: Answer | HostState | Failed = await self._answers(job)
-        return found
-
-    async def answer_all(self, jobs: list[Job]) -> list[Answer | HostState | Failed]:
-        """Answer jobs, as `ModelHost.answer` does."""
-        return await asyncio.get_running_loop().run_in_executor(self._networks, self._host.answer, jobs)
+        """Answer one job, together with others that arrived while the networks were busy."""
+        return await self._batcher.answer(job)
 
     def _load(self, settings: ModelSettings) -> None:
         assert settings.bundle is not None

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from retina_ray.errors import ConfigError, ResourceError
-
-ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
-"""Ray's own variable for the address of a cluster's dashboard."""
+from retina_ray.orchestration.dashboard import ADDRESS_VARIABLE, authenticate, given_address
 
 
 def serve_environment(folder: str) -> dict[str, str]:
@@ -162,11 +160,6 @@ def announced(local: Local) -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
-def given_address(address: str | None) -> str | None:
-    """Return the address of a dashboard that the user named, with an option or in Ray's environment variable."""
-    return address or os.environ.get(ADDRESS_VARIABLE) or None
-
-
 def find(address: str | None) -> str:
     """Return the address of the dashboard that a command is about, and set the token that it asks for.
 
@@ -178,7 +171,7 @@ def find(address: str | None) -> str:
     """
     given = given_address(address)
     if given is not None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else "disabled")
+        authenticate()
         return given
     found = _announcement()
     if found is None or not _lives(found):
@@ -233,12 +226,6 @@ def _started(pid: int) -> int | None:
         return None
     # Field 22 of proc(5). The second one, the program's name in brackets, may hold spaces and brackets itself.
     return int(stat.rpartition(")")[2].split()[22 - 3])
-
-
-def _has_token() -> bool:
-    """Tell whether there is a token where Ray looks for one."""
-    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    return named or Path("~/.ray/auth_token").expanduser().exists()
 
 
 def _is_loopback(host: str) -> bool:

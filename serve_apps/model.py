@@ -39,5 +39,5 @@ class ModelReplica:
         return self._model.state()
 
     async def answer(self, job: Job) -> Answer | HostState | Failed:
-        """Answer one job, together with others that arrive at the time."""
+        """Answer one job, together with others that arrived while the networks were busy."""
         return await self._model.answer(job)

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
+from retina_ray.errors import ResourceError
 from serve_apps.control import Cluster, Serving
 from serve_apps.local import Local, announced, cluster_here
 
@@ -26,6 +27,12 @@ def served_here(serving: Serving, *, announce: bool = True) -> Iterator[str]:
             stack.enter_context(announced(Local(dashboard, os.environ["RAY_AUTH_TOKEN"], url)))
         cluster = Cluster(dashboard)
         cluster.apply(serving)
-        stack.callback(cluster.remove)
+        stack.callback(_remove, cluster)
         cluster.wait(serving.app)
         yield url
+
+
+def _remove(cluster: Cluster) -> None:
+    """End what is served, so that requests under way are answered; a cluster that is gone already has none."""
+    with suppress(ResourceError):
+        cluster.remove()

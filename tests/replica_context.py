@@ -7,7 +7,7 @@ from ray.serve.schema import ReplicaRank
 
 
 def replica_context() -> ReplicaContext:
-    """Return what `serve.batch` asks for, and what the local mode of Ray 2.60 lacks."""
+    """Return what the ingress asks for, and what the local mode of Ray 2.60 lacks."""
     return ReplicaContext(
         replica_id=ReplicaID(unique_id="local", deployment_id=DeploymentID("Http")),
         servable_object=lambda: None,

@@ -190,7 +190,8 @@ def try_candidate(
 @app.command("down")
 def down(address: Address = None) -> None:
     """End what is served."""
-    from serve_apps.local import announced_process, given_address
+    from retina_ray.orchestration.dashboard import given_address
+    from serve_apps.local import announced_process
 
     own = announced_process() if given_address(address) is None else None
     if own is not None:

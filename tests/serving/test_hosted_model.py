@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ray import serve
 
 from retina_ray.bundle import Bundle
 from retina_ray.errors import BundleError
@@ -15,8 +14,6 @@ from serve_apps.arguments import ModelArguments, ModelSettings
 from serve_apps.hosted_model import HostedModel
 from serve_apps.ingress import LocalTransport
 from tests.bundles import make_everything
-from tests.helpers import warm_processes
-from tests.replica_context import replica_context
 from tests.serving.test_model_host import broken
 from tests.serving_photographs import photograph
 
@@ -30,7 +27,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def hosted(*, keeps: bool = True) -> HostedModel:
-    return HostedModel("grading", ModelArguments(max_batch=4, wait_ms=50.0), "runs", keeps=keeps)
+    return HostedModel("grading", ModelArguments(max_batch=4), "runs", keeps=keeps)
 
 
 def hash_of(model: HostedModel) -> str | None:
@@ -95,16 +92,6 @@ def test_a_candidate_never_answers_in_the_name_of_the_next_one(bundles: dict[str
 
 
 def test_models_in_one_process_answer_each_for_itself(bundles: dict[str, str]) -> None:
-    # In a process of its own: a batch queue of Ray Serve that is collected opens an event loop, and leaves it open.
-    process = warm_processes().Process(target=answer_each_for_itself, args=(bundles,))
-    process.start()
-    process.join(100)
-    assert process.exitcode == 0
-
-
-def answer_each_for_itself(bundles: dict[str, str]) -> None:
-    serve.context._INTERNAL_REPLICA_CONTEXT = replica_context()
-
     async def run() -> None:
         models = {name: hosted() for name in ("first", "second")}
         transports = {}
@@ -121,6 +108,8 @@ def answer_each_for_itself(bundles: dict[str, str]) -> None:
         for name, answer in zip(asked, answers, strict=True):
             assert isinstance(answer, Answer)
             assert answer.response.model.hash == hashes[name]
+        # All that came in one moment is one batch of each.
+        assert [answer.batch_size for answer in answers if isinstance(answer, Answer)] == [4] * 8
 
     asyncio.run(run())
 
@@ -135,7 +124,8 @@ def test_what_fails_fails_alone(bundles: dict[str, str]) -> None:
         hash_ = Bundle.load(bundles["first"]).hash
         # These networks segment nothing, which whoever sends jobs checks; here nobody has.
         jobs = [Job(prepared, hash_, GradeOptions(lesions=lesions)) for lesions in (False, True)]
-        graded, failed = await model.answer_all(jobs)
+        first, graded, failed = await asyncio.gather(*map(model.answer, [jobs[0], *jobs]))
+        assert isinstance(first, Answer)
         assert isinstance(graded, Answer)
         assert isinstance(failed, Failed)
         assert failed.detail == "ValueError"

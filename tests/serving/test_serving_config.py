@@ -15,9 +15,9 @@ from retina_ray import model_versions
 from retina_ray.bundle import Bundle
 from retina_ray.cli import serve as commands
 from retina_ray.errors import ConfigError, ResourceError
+from retina_ray.orchestration.dashboard import ADDRESS_VARIABLE
 from retina_ray.serving import model_host
 from retina_ray.serving.model_host import HostSettings
-from serve_apps import local
 from serve_apps.arguments import ModelSettings, TrialSettings
 from serve_apps.control import Cluster, Serving
 from serve_apps.local import Local, announced, announced_process, announced_url, check_host, find, serve_environment
@@ -181,7 +181,7 @@ def test_haproxys_socket_lies_where_nobody_else_gets_to(tmp_path: Path) -> None:
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.delenv(local.ADDRESS_VARIABLE, raising=False)
+    monkeypatch.delenv(ADDRESS_VARIABLE, raising=False)
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.setenv(name, "")
     return tmp_path / "retina-ray/serve.json"
@@ -310,7 +310,7 @@ def test_down_ends_what_the_user_names_rather_than_what_is_announced(
         commands.down(None)
         assert killed == [(os.getpid(), signal.SIGTERM)]
         if not words:
-            monkeypatch.setenv(local.ADDRESS_VARIABLE, "http://head:8265")
+            monkeypatch.setenv(ADDRESS_VARIABLE, "http://head:8265")
         commands.down(*words[1:])
     assert len(killed) == len(fake.told) == 1
     assert "what else runs there stays: other" in " ".join(capsys.readouterr().out.split())
