@@ -8,13 +8,14 @@ is in ``recipes``.
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from retina_ray import yaml_dialect
 from retina_ray.config_method import DeepMTConfig, MethodConfig, SallConfig
+from retina_ray.config_runtime import RuntimeConfig
 from retina_ray.config_section import DecayRate, Fraction, Section
 from retina_ray.errors import ConfigError
 
@@ -129,50 +130,6 @@ class EvaluateConfig(Section):
     """Coverage of the conformal prediction sets in the bundle."""
 
 
-class CheckpointConfig(Section):
-    """When training state is saved, and how much of it is kept."""
-
-    every_s: float | None = Field(default=300.0, gt=0.0)
-    """Seconds between checkpoints; null: no checkpoints by time."""
-    every_steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps between checkpoints; null: none by steps."""
-    keep: int = Field(default=2, ge=2, le=10)
-    """How many are kept; two at least, so that a damaged newest one costs little."""
-
-
-class RuntimeConfig(Section):
-    """Where and how a run executes.
-
-    Of these, ``workers`` (rounding, and batch statistics with train.batch_norm = local), ``use_gpu`` (kernels,
-    precision) and ``loader`` (single grey levels) have an effect on the weights.
-    """
-
-    storage: str = "runs"
-    """Folder or s3:// prefix for runs and artifacts."""
-    workers: int = Field(default=1, ge=0)
-    """Ray Train workers (ranks); 0 trains inside the calling process."""
-    use_gpu: bool | Literal["auto"] = "auto"
-    """Whether workers have GPUs; ``auto``: where there are enough."""
-    gpus_per_worker: float = Field(default=1.0, gt=0.0, le=1.0)
-    """GPUs per worker where they have any; less than 1 lets several small trainings share one."""
-    cpus_per_worker: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """CPUs per worker; ``auto`` shares the cluster's CPUs evenly, eight each at most."""
-    address: str = "local"
-    """Ray cluster: local (a private one), auto, or host:port."""
-    loader: Literal["auto", "dali", "torch"] = "auto"
-    """``auto`` is dali on GPUs and torch on CPUs, where its resampling is faster."""
-    cache: str = "~/.cache/retina-ray"
-    """Node-local folder for shards of remote data sets."""
-    cache_gb: float = Field(default=200.0, gt=0)
-    """Size of that folder in GB; data sets that nobody reads make room, the longest unused first. A larger data set is
-    kept nevertheless, as long as the disk has room."""
-    log_every: int = Field(default=10, ge=1)
-    """Steps between progress records; also when time-based checkpoints and GPU-side failures are looked at."""
-    max_failures: int = Field(default=3, ge=0)
-    """Worker failures that are survived by restarting from the newest verified checkpoint."""
-    checkpoint: CheckpointConfig = CheckpointConfig()
-
-
 class TrackingConfig(Section):
     """MLflow."""
 
@@ -211,7 +168,14 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "RunConfig":
-        shares = max(1, self.runtime.workers) * self.train.accumulate
+        shares = max(1, self.runtime.most_workers) * self.train.accumulate
+        if not isinstance(self.runtime.workers, int):
+            if self.train.global_batch_size < shares:
+                raise ValueError(
+                    f"train.global_batch_size ({self.train.global_batch_size}) must be at least the most "
+                    f"runtime.workers x train.accumulate ({shares})"
+                )
+            return self
         if self.train.global_batch_size % shares:
             raise ValueError(
                 f"train.global_batch_size ({self.train.global_batch_size}) must be a multiple of "

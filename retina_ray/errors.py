@@ -68,3 +68,36 @@ class NonFiniteLossError(RetinaRayError):
         self.step = step
         self.term = term
         self.term_value = term_value
+
+
+class StoppedError(RetinaRayError):
+    """The processes were told to end, and what they had done is safe.
+
+    Args:
+        step: optimiser steps of the stage that are in its checkpoint; None where it keeps none, since it begins anew.
+    """
+
+    def __init__(self, step: int | None) -> None:
+        where = "in a stage that begins anew" if step is None else f"with a checkpoint at step {step}"
+        super().__init__("told to stop", where, "the same command with --resume goes on")
+        self.args = (step,)
+        self.step = step
+
+
+class StalledError(RetinaRayError):
+    """Ranks of a training got nowhere for too long, and ended themselves.
+
+    Args:
+        ranks: those that said so.
+        seconds: that nothing moved.
+        folder: where their stacks are.
+    """
+
+    def __init__(self, ranks: list[int], seconds: float, folder: str) -> None:
+        what = f"no step for {seconds:g} s on rank {', '.join(map(str, ranks))}"
+        fix = "see there what each thread was doing; raise runtime.stall_s if a step may take that long"
+        super().__init__(what, f"stacks-*.txt in {folder}", fix)
+        self.args = (ranks, seconds, folder)
+        self.ranks = ranks
+        self.seconds = seconds
+        self.folder = folder

@@ -137,6 +137,12 @@ def _line(record: Record) -> str:
             damaged = record["damaged"]
             passed = f", damaged and passed over: {', '.join(damaged)}" if damaged else ""
             return f"resumed at step {record['step']}{passed}"
+        case "moving":
+            where = "from its beginning" if record["step"] is None else f"with a checkpoint at step {record['step']}"
+            return f"its machine is taken away; it goes on {where}"
+        case "stalled":
+            where = f"what it was doing is in {record['file']}"
+            return f"no step for {record['seconds']:g} s on rank {record['rank']}: {where}"
         case "label":
             return f"{record['images']} images without a {record['task']} grade"
         case "epoch":

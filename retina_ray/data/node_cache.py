@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from retina_ray.config import RuntimeConfig
+from retina_ray.config_runtime import RuntimeConfig
 from retina_ray.data.manifest import ShardInfo, sha256_of
 from retina_ray.data.store import Store, is_temporary, locked, writing
 from retina_ray.errors import DataError

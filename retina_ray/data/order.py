@@ -1,8 +1,8 @@
 """Who reads what, when: index arithmetic on (seed, epoch, step, rank, micro-batch) and nothing else.
 
-An epoch is a permutation of (seed, epoch) alone, cut into global batches; a global batch is cut into equal blocks, one
-per (micro-batch, rank). So the order does not depend on the number of ranks, every rank takes the same number of
-steps, and a position is one integer.
+An epoch is a permutation of (seed, epoch) alone, cut into global batches; a global batch is cut into blocks of one
+size, one per (micro-batch, rank), the last of them padded. So the order does not depend on the number of ranks, every
+rank takes the same number of steps, and a position is one integer.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Share:
     """A rank's part of every global batch.
 
     Raises:
-        ConfigError: when the global batch cannot be cut into equal parts, or the rank does not exist.
+        ConfigError: when the global batch has no row for each part, or the rank does not exist.
     """
 
     rank: int
@@ -37,17 +37,17 @@ class Share:
         if self.world < 1 or not 0 <= self.rank < self.world:
             raise ConfigError("this rank does not exist", f"{self.rank} of {self.world}", "count ranks from 0")
         parts = self.world * self.accumulate
-        if self.accumulate < 1 or self.global_batch < 1 or self.global_batch % parts:
+        if self.accumulate < 1 or self.global_batch < parts:
             raise ConfigError(
-                "the global batch cannot be shared equally",
+                "the global batch cannot be shared",
                 f"{self.global_batch} rows over {self.world} ranks x {self.accumulate} micro-batches",
                 "choose a multiple of ranks x micro-batches",
             )
 
     @property
     def micro_batch(self) -> int:
-        """Rows that one rank holds at a time."""
-        return self.global_batch // (self.world * self.accumulate)
+        """Rows that one rank holds at a time, padding among them where the batch cannot be shared equally."""
+        return -(-self.global_batch // (self.world * self.accumulate))
 
 
 def steps_per_epoch(n: int, global_batch: int) -> int:
@@ -84,9 +84,9 @@ def eval_positions(n: int, *, step: int, share: Share, micro: int) -> Positions:
     if not 0 <= step < steps_per_epoch(n, share.global_batch) or not 0 <= micro < share.accumulate:
         raise ValueError(f"step {step}, micro-batch {micro} is not part of an epoch of {n} rows with {share}")
     block = micro * share.world + share.rank
-    start = step * share.global_batch + block * share.micro_batch
-    positions = np.arange(start, start + share.micro_batch)
-    return positions % n, (positions < n).astype(np.float32)
+    within = block * share.micro_batch + np.arange(share.micro_batch)
+    positions = step * share.global_batch + within
+    return positions % n, ((within < share.global_batch) & (positions < n)).astype(np.float32)
 
 
 @lru_cache(maxsize=4)

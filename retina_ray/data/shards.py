@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from retina_ray.config import RuntimeConfig
+from retina_ray.config_runtime import RuntimeConfig
 from retina_ray.data.manifest import SHARDS, DatasetManifest, ShardInfo, labels_crc32, read_manifest, sha256_of
 from retina_ray.data.node_cache import Lease, NodeCache
 from retina_ray.data.schema import NO_GRADE, Task, arrow_schema, grade_column

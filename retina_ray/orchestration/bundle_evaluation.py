@@ -89,4 +89,4 @@ def predict_dataset(bundle: Bundle, data: str, *, split: str, low_resolution: bo
 def _batch_size(bundle: Bundle) -> int:
     """Return how many images one worker of the bundle's run evaluated at a time, which its memory held."""
     config = from_mapping(bundle.manifest.config)
-    return -(-config.train.global_batch_size // max(1, config.runtime.workers))
+    return -(-config.train.global_batch_size // max(1, config.runtime.most_workers))

@@ -11,7 +11,7 @@ from itertools import islice
 import ray
 from ray.exceptions import RayTaskError
 
-from retina_ray.config import RuntimeConfig
+from retina_ray.config_runtime import RuntimeConfig
 from retina_ray.data.parts import Part
 from retina_ray.data.workers import Work
 from retina_ray.errors import ResourceError, RetinaRayError

@@ -1,5 +1,6 @@
 """Progress records from workers anywhere in the cluster to the driver, live and without blocking training."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -18,19 +19,28 @@ logger = logging.getLogger(__name__)
 
 @ray.remote(num_cpus=0)
 class ProgressRelay:
-    """Holds records until the driver takes them."""
+    """Holds records until the driver takes them, and word from the driver until the workers hear it."""
 
     def __init__(self) -> None:
         self._records: list[Record] = []
+        self._stop = asyncio.Event()
 
-    def push(self, record: Record) -> None:
+    async def push(self, record: Record) -> None:
         """Add a record."""
         self._records.append(record)
 
-    def take(self) -> list[Record]:
+    async def take(self) -> list[Record]:
         """Return and forget the records so far."""
         taken, self._records = self._records, []
         return taken
+
+    async def stop(self) -> None:
+        """Tell the workers to leave."""
+        self._stop.set()
+
+    async def stopped(self) -> None:
+        """Return when the workers have been told to leave."""
+        await self._stop.wait()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from retina_ray.config import RuntimeConfig
+from retina_ray.config_runtime import RuntimeConfig
 from retina_ray.errors import ResourceError
 from retina_ray.orchestration.resources import local_cpus
 from retina_ray.orchestration.scratch import scratch_folder
@@ -23,6 +23,8 @@ DRIVER_ENVIRONMENT = {
     # On a busy machine the workers' imports alone can take longer than the default of 60 s; a group that is given up
     # too early is started again, and takes as long again.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+    # How soon the workers learn that a node is to be taken away; of its notice every second counts.
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -49,8 +51,13 @@ WORKER_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 
-COLLECTIVE_TIMEOUT_S = 120
-"""How long a rank waits for the others; the default of 30 minutes would hide a dead peer."""
+COLLECTIVE_MARGIN_S = 60
+"""How much longer than a rank may stand still the others wait for it: it is to tell where it stands before they give
+up. Ray's default of 30 minutes would hide a dead peer."""
+
+START_ATTEMPTS = 40
+"""How often a group of workers is asked for, each time for RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S: nodes have to be
+started, or other jobs to end. What cannot start at all fails after minutes all the same."""
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Of a private cluster: nothing but results travels through it, and the default takes 30 % of the memory."""
@@ -96,7 +103,9 @@ def connected(runtime: RuntimeConfig, *, for_search: bool = False) -> Iterator[N
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with (
         scratch_folder() as folder,
-        private_cluster(folder, num_cpus=local_cpus(), include_dashboard=for_search and runtime.workers > 0, **options),
+        private_cluster(
+            folder, num_cpus=local_cpus(), include_dashboard=for_search and runtime.most_workers > 0, **options
+        ),
     ):
         yield
 

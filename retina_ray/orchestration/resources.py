@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 import ray
 import torch
 
-from retina_ray.config import RuntimeConfig
+from retina_ray.config_runtime import RuntimeConfig
 from retina_ray.errors import ResourceError
 
 MAX_CPUS_PER_WORKER = 8
+
+_UNBOUNDED = 64
+"""Nodes that an autoscaler without a limit is taken to start."""
 
 Node = Mapping[str, float]
 """``CPU`` and ``GPU`` of one machine, named as Ray names them; what is absent is 0."""
@@ -22,23 +25,30 @@ class WorkerResources:
     """The share of one worker.
 
     Attributes:
-        workers: how many there are; 0 trains in the calling process.
+        workers: how many there are, at most; 0 trains in the calling process.
+        fewest: how many there are at least.
         cpus: logical CPUs and threads each.
         use_gpu: whether each has a GPU, or a part of one.
         gpus: how much of one, if any.
     """
 
     workers: int
+    fewest: int
     cpus: int
     use_gpu: bool
     gpus: float = 1.0
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether workers may come and go."""
+        return self.fewest < self.workers
 
     def fit(self, nodes: Sequence[Node]) -> int:
         """Return how many worker groups of this shape the nodes hold at the same time.
 
         A group may be spread over nodes; a worker is on one of them, and its part of a GPU is of one GPU.
         """
-        return self.places(nodes) // max(1, self.workers)
+        return self._groups(nodes) or int(self.places(nodes) >= max(1, self.fewest))
 
     def places(self, nodes: Sequence[Node]) -> int:
         """Return how many workers of this shape the nodes hold at the same time."""
@@ -47,7 +57,11 @@ class WorkerResources:
     def grown(self, nodes: Sequence[Node], groups: int = 1) -> "WorkerResources":
         """Return the share with the most CPUs, eight at most, of which that many groups fit; one CPU if none does."""
         sizes = (replace(self, cpus=cpus) for cpus in range(MAX_CPUS_PER_WORKER, 1, -1))
-        return next((size for size in sizes if size.fit(nodes) >= groups), replace(self, cpus=1))
+        return next((size for size in sizes if size._groups(nodes) >= groups), replace(self, cpus=1))
+
+    def _groups(self, nodes: Sequence[Node]) -> int:
+        """Return how many groups of all workers the nodes hold."""
+        return self.places(nodes) // max(1, self.workers)
 
     def _places(self, node: Node) -> int:
         by_cpus = int(node.get("CPU", 0)) // self.cpus
@@ -64,14 +78,16 @@ def share_out(runtime: RuntimeConfig, nodes: Sequence[Node]) -> WorkerResources:
     Raises:
         ResourceError: the cluster, or each of its nodes, is too small.
     """
-    workers, gpus = max(1, runtime.workers), runtime.gpus_per_worker
+    workers, gpus = max(1, runtime.fewest_workers), runtime.gpus_per_worker
     enough = gpu_places(nodes, gpus) >= workers
     use_gpu = enough if runtime.use_gpu == "auto" else runtime.use_gpu
     if use_gpu and not enough:
         asked = f"{workers}" if gpus == 1 else f"{workers} x {gpus:g}"
         fix = "lower runtime.workers or runtime.gpus_per_worker, or set runtime.use_gpu=false"
         raise ResourceError("not enough GPUs", f"{asked} asked for, {_total(nodes, 'GPU'):g} there", fix)
-    share = WorkerResources(workers=runtime.workers, cpus=1, use_gpu=use_gpu, gpus=gpus)
+    share = WorkerResources(
+        workers=runtime.most_workers, fewest=runtime.fewest_workers, cpus=1, use_gpu=use_gpu, gpus=gpus
+    )
     cpus = runtime.cpus_per_worker
     share = share.grown(nodes) if cpus == "auto" else replace(share, cpus=cpus)
     _check(share, nodes)
@@ -84,8 +100,22 @@ def gpu_places(nodes: Sequence[Node], gpus: float) -> int:
 
 
 def cluster_resources() -> list[Node]:
-    """Return what each living node of the cluster has that this process is connected to."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """Return what each node of the cluster has that this process is connected to, and each that it may still start."""
+    living: list[Node] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return living + _startable(living)
+
+
+def _startable(living: Sequence[Node]) -> list[Node]:
+    """Return what each node has that the cluster's autoscaler may start; none where it has no autoscaler."""
+    # Ray Train asks here as well when it refuses what no cluster of this configuration could hold.
+    config = ray._private.state.state.get_cluster_config()
+    found: list[Node] = []
+    for group in config.node_group_configs if config is not None else ():
+        node = {kind: float(group.resources[kind]) for kind in ("CPU", "GPU") if group.resources[kind]}
+        there = sum(all(each.get(kind, 0.0) == node.get(kind, 0.0) for kind in ("CPU", "GPU")) for each in living)
+        most = group.max_count if group.max_count >= 0 else _UNBOUNDED
+        found += [node] * max(0, most - there)
+    return found
 
 
 def local_resources() -> list[Node]:
@@ -100,7 +130,7 @@ def local_cpus() -> int:
 
 def _check(share: WorkerResources, nodes: Sequence[Node]) -> None:
     """Raise ResourceError unless the nodes hold all workers."""
-    places, workers = share.places(nodes), max(1, share.workers)
+    places, workers = share.places(nodes), max(1, share.fewest)
     if not places:
         needed = _size({"CPU": share.cpus, "GPU": share.gpus if share.use_gpu else 0})
         there = ", ".join(f"{number} of {size}" for size, number in Counter(map(_size, nodes)).most_common())

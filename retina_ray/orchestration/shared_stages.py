@@ -13,6 +13,7 @@ from retina_ray.methods.base import Stage
 from retina_ray.orchestration.preparation import PlannedRun
 from retina_ray.orchestration.resources import Node, gpu_places, local_resources, share_out
 from retina_ray.orchestration.stages import StageRunner
+from retina_ray.orchestration.told_to_stop import told_to_stop
 from retina_ray.search.space import SearchSpace
 
 DRAWS = 8
@@ -70,5 +71,7 @@ def train_shared(
         fix = "set runtime.workers=1, so that the stages that trials share train on a worker of the cluster"
         raise ResourceError("no GPU on the machine that runs the search", "runtime.workers=0", fix)
     keys = run.keys(use_gpu=resources.use_gpu)
-    runner = StageRunner(run.config, run.plan, keys, listener, resources=resources, slots=resources.fit(nodes))
-    runner.run(shared_stages(run, drawn, use_gpu=resources.use_gpu))
+    slots = resources.fit(nodes)
+    with told_to_stop() as told:
+        runner = StageRunner(run.config, run.plan, keys, listener, resources=resources, slots=slots, told=told)
+        runner.run(shared_stages(run, drawn, use_gpu=resources.use_gpu))

@@ -1,12 +1,15 @@
 """Bring every stage of a plan to a finished artifact: reuse, resume or run it, side by side where there is room."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
+import ray
 import torch
 from ray.train.torch import TorchConfig
 
@@ -19,17 +22,25 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from retina_ray.config import RunConfig
 from retina_ray.data.store import Store, locked
-from retina_ray.errors import RetinaRayError
+from retina_ray.errors import RetinaRayError, StoppedError
 from retina_ray.methods.base import Plan, Stage
 from retina_ray.orchestration.progress import Listener, relay_to
-from retina_ray.orchestration.ray_settings import COLLECTIVE_TIMEOUT_S, WORKER_ENVIRONMENT
+from retina_ray.orchestration.ray_settings import COLLECTIVE_MARGIN_S, START_ATTEMPTS, WORKER_ENVIRONMENT
 from retina_ray.orchestration.resources import WorkerResources
+from retina_ray.orchestration.run_metrics import RunMetrics
 from retina_ray.orchestration.snapshot import mend
+from retina_ray.orchestration.stalls import Stalls
 from retina_ray.orchestration.worker import run_worker
 from retina_ray.training.artifact import Artifact, read_artifact
 from retina_ray.training.reporter import FolderReporter
 from retina_ray.training.stage import StageJob, StageRun
 from retina_ray.training.world import World
+
+_LOOK_S = 0.2
+"""How often it is looked whether the stages are to stop."""
+
+_LEAVE_S = 45.0
+"""For workers to save what they have; whoever stops this process has less patience than that."""
 
 
 class StageRunner:
@@ -42,6 +53,8 @@ class StageRunner:
         listener: receives progress records, from any thread.
         resources: share of each worker.
         slots: stages that may train side by side on workers of their own, 1 or more.
+        told: set when the stages are to stop, with checkpoints.
+        trial: of a search, if this is one; for log lines and metrics.
     """
 
     def __init__(
@@ -53,13 +66,17 @@ class StageRunner:
         *,
         resources: WorkerResources,
         slots: int,
+        told: threading.Event,
+        trial: str = "",
     ) -> None:
         self._config = config
         self._plan = plan
         self.keys = keys
-        self._listener = listener
+        self._listener = Stalls(listener, self._store_of)
         self._resources = resources
         self._slots = slots
+        self._told = told
+        self._about = {"run": config.name, "trial": trial}
         self._artifacts = Store(config.runtime.storage).child("artifacts")
 
     def run(self, stages: Sequence[Stage]) -> dict[str, Artifact]:
@@ -69,31 +86,46 @@ class StageRunner:
             stages: of the plan, each after those it needs.
 
         Raises:
+            StoppedError: they were told to stop.
             RetinaRayError: as raised by a stage; stages that finished stay finished.
         """
         if self._resources.workers == 0:
             return {stage.name: self._ensure(stage, self._run_in_process) for stage in stages}
         with relay_to(self._listener) as relay:
-            return self._run_side_by_side(stages, lambda stage: self._run_on_ray(stage, relay))
+            return self._run_side_by_side(stages, relay)
 
-    def _run_side_by_side(self, stages: Sequence[Stage], run: Any) -> dict[str, Artifact]:
+    def _run_side_by_side(self, stages: Sequence[Stage], relay: Any) -> dict[str, Artifact]:
         """Run each stage as soon as those it needs are finished and a slot is free."""
+        run = partial(self._run_on_ray, relay=relay)
         finished: dict[str, Artifact] = {}
         waiting = list(stages)
         running: dict[Future[Artifact], Stage] = {}
         pool = ThreadPoolExecutor(max_workers=self._slots, thread_name_prefix="stage")
         try:
             while waiting or running:
+                if self._told.is_set():
+                    self._leave(running, relay)
                 for stage in [stage for stage in waiting if all(need in finished for need in stage.needs)]:
                     waiting.remove(stage)
                     running[pool.submit(self._ensure, stage, run)] = stage
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                done, _ = wait(running, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
                 for future in done:
                     finished[running.pop(future).name] = future.result()
         finally:
             # After an error or Ctrl-C nothing is waited for: disconnecting from Ray ends what still runs.
             pool.shutdown(wait=False, cancel_futures=True)
         return {stage.name: finished[stage.name] for stage in stages}
+
+    def _leave(self, running: Mapping["Future[Artifact]", Stage], relay: Any) -> NoReturn:
+        """Tell the workers to stop, and end when they have.
+
+        Raises:
+            StoppedError: as a stage raised it, one with a checkpoint rather than another.
+        """
+        relay.stop.remote()
+        done, _ = wait(running, timeout=_LEAVE_S)
+        errors = [error for future in done if isinstance(error := future.exception(), StoppedError)]
+        raise max(errors, key=lambda error: error.step or 0, default=StoppedError(None))
 
     def _ensure(self, stage: Stage, run: Any) -> Artifact:
         store = self._store(stage)
@@ -119,19 +151,48 @@ class StageRunner:
         reporter = FolderReporter(
             folder,
             keep=self._config.runtime.checkpoint.keep,
-            listener=lambda record: self._listener({"stage": stage.name, **record}),
+            listener=self._with_metrics(stage),
+            told=self._told.is_set,
         )
         StageRun(self._job(stage), world=World(device=device), reporter=reporter).execute()
 
+    def _with_metrics(self, stage: Stage) -> Listener:
+        """Return what takes the records of a stage in this process, and sets its metrics where Ray exports them."""
+        metrics = RunMetrics({**self._about, "stage": stage.name, "rank": "0"}) if ray.is_initialized() else None
+
+        def take(record: dict[str, Any]) -> None:
+            if metrics is not None:
+                metrics.take(record)
+            self._listener({"stage": stage.name, **record})
+
+        return take
+
     def _run_on_ray(self, stage: Stage, relay: Any) -> None:
-        runtime, resources, store = self._config.runtime, self._resources, self._store(stage)
-        mend(store)
+        """Train on workers; where nodes are taken away from under them, go on with what the cluster has then.
+
+        Raises:
+            StoppedError: this process was told to stop.
+            RetinaRayError: as raised by the stage.
+        """
+        store = self._store(stage)
+        while True:
+            mend(store)
+            error = self._fit(stage, relay)
+            if error is None:
+                return
+            if self._told.is_set() or not isinstance(error, StoppedError):
+                raise error
+            self._listener({"stage": stage.name, "kind": "moving", "step": error.step})
+
+    def _fit(self, stage: Stage, relay: Any) -> RetinaRayError | None:
+        """Run one group of workers after another until one comes to an end, and return what it ended with."""
+        runtime, resources = self._config.runtime, self._resources
         trainer = TorchTrainer(
             run_worker,
-            train_loop_config={"job": asdict(self._job(stage)), "relay": relay},
-            torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+            train_loop_config={"job": asdict(self._job(stage)), "about": self._about, "relay": relay},
+            torch_config=TorchConfig(timeout_s=round(runtime.stall_s + COLLECTIVE_MARGIN_S)),
             scaling_config=ScalingConfig(
-                num_workers=resources.workers,
+                num_workers=(resources.fewest, resources.workers) if resources.is_elastic else resources.workers,
                 use_gpu=resources.use_gpu,
                 resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.use_gpu else {})},
             ),
@@ -139,17 +200,17 @@ class StageRunner:
                 name=self.keys[stage.name],
                 storage_path=self._artifacts.uri,
                 checkpoint_config=CheckpointConfig(num_to_keep=runtime.checkpoint.keep),
-                failure_config=FailureConfig(max_failures=runtime.max_failures, controller_failure_limit=3),
+                failure_config=FailureConfig(
+                    max_failures=runtime.max_failures, controller_failure_limit=START_ATTEMPTS
+                ),
                 worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
         try:
-            error = cast(RayResult, trainer.fit()).return_value
+            return cast("RetinaRayError | None", cast(RayResult, trainer.fit()).return_value)
         except TrainingFailedError as failure:
-            raise _cause(failure) from failure
-        if error is not None:
-            raise error
+            raise self._listener.error(stage.name) or _cause(failure) from failure
 
     def _job(self, stage: Stage) -> StageJob:
         stages = {each.name: each for each in self._plan.stages}
@@ -160,6 +221,9 @@ class StageRunner:
             inputs={name: self._store(stages[name]).uri for name in stage.needs},
             threads=self._resources.cpus,
         )
+
+    def _store_of(self, name: str) -> Store:
+        return self._artifacts.child(self.keys[name])
 
     def _store(self, stage: Stage) -> Store:
         return self._artifacts.child(self.keys[stage.name])

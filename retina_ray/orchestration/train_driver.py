@@ -13,6 +13,7 @@ from retina_ray.orchestration.ray_settings import connected
 from retina_ray.orchestration.resources import cluster_resources, local_resources, share_out
 from retina_ray.orchestration.run_folder import RunFolder, summarise_test
 from retina_ray.orchestration.stages import StageRunner
+from retina_ray.orchestration.told_to_stop import told_to_stop
 from retina_ray.training.artifact import Artifact
 
 Record = dict[str, Any]
@@ -46,6 +47,7 @@ def train_driver(
         listener: receives progress records, each with ``stage`` and ``kind``.
 
     Raises:
+        StoppedError: the process was told to end; what was done is safe.
         RetinaRayError: the data set, the configuration or the cluster will not do, or a loss was not finite.
     """
     return execute(prepare(config, resume=resume), listener)
@@ -69,7 +71,7 @@ def execute(run: PreparedRun, listener: Callable[[Record], None]) -> RunResult:
 
 @contextmanager
 def stage_runner(
-    run: PlannedRun, listener: Callable[[Record], None], *, slots: int | None = None
+    run: PlannedRun, listener: Callable[[Record], None], *, slots: int | None = None, trial: str = ""
 ) -> Iterator[StageRunner]:
     """Connect to Ray if the run trains on it, and give what runs its stages until the block ends.
 
@@ -78,14 +80,17 @@ def stage_runner(
         listener: receives progress records.
         slots: stages that may train side by side; None: as many as the cluster holds. A trial of a search has one,
             since the others are those of its neighbours.
+        trial: what log lines and metrics call it.
 
     Raises:
         ResourceError: the cluster cannot be reached or is too small.
     """
     runtime = run.config.runtime
-    with connected(runtime) if runtime.workers else nullcontext():
-        nodes = cluster_resources() if runtime.workers else local_resources()
+    with connected(runtime) if runtime.most_workers else nullcontext(), told_to_stop() as told:
+        nodes = cluster_resources() if runtime.most_workers else local_resources()
         resources = share_out(runtime, nodes)
         keys = run.keys(use_gpu=resources.use_gpu)
         slots = resources.fit(nodes) if slots is None else slots
-        yield StageRunner(run.config, run.plan, keys, listener, resources=resources, slots=slots)
+        yield StageRunner(
+            run.config, run.plan, keys, listener, resources=resources, slots=slots, told=told, trial=trial
+        )

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from retina_ray.config import RunConfig, RuntimeConfig, override
+from retina_ray.config import RunConfig, override
+from retina_ray.config_runtime import RuntimeConfig
 from retina_ray.errors import ConfigError, ResourceError
 from retina_ray.orchestration.resources import Node, WorkerResources, gpu_places, share_out
 
@@ -17,7 +18,7 @@ def with_gpus(config: RunConfig, gpus_per_trial: float | None) -> RunConfig:
     """
     if gpus_per_trial is None:
         return config
-    workers = max(1, config.runtime.workers)
+    workers = max(1, config.runtime.most_workers)
     if not 0 < gpus_per_trial < math.inf:
         fix = "give more than 0, such as 0.5 or 1; to train on CPUs, leave it out and set runtime.use_gpu=false"
         raise ConfigError("not a number of GPUs", f"--gpus-per-trial {gpus_per_trial:g}", fix)
@@ -45,7 +46,7 @@ def share_among_trials(
     Raises:
         ResourceError: not even one trial fits.
     """
-    if gpus_per_trial is not None and gpu_places(nodes, runtime.gpus_per_worker) < max(1, runtime.workers):
+    if gpus_per_trial is not None and gpu_places(nodes, runtime.gpus_per_worker) < max(1, runtime.fewest_workers):
         there = sum(node.get("GPU", 0) for node in nodes)
         fix = "leave it out to train on CPUs, or give the --address of a cluster with such GPUs"
         raise ResourceError("not enough GPUs for a trial", f"--gpus-per-trial {gpus_per_trial:g}, {there:g} there", fix)

@@ -24,7 +24,7 @@ def run_trial(trial: Mapping[str, Any], *, base: Mapping[str, Any], folds: int |
     An error that the user can solve is reported, since a trial that raises is taken for one worth a restart.
 
     Args:
-        trial: ``overrides``, values by dotted path.
+        trial: its ``number``, and ``overrides``, values by dotted path.
         base: the configuration that the search starts from, as plain values.
         folds: number of cross-validation folds, or None.
     """
@@ -35,7 +35,8 @@ def run_trial(trial: Mapping[str, Any], *, base: Mapping[str, Any], folds: int |
         ray.tune.report({"epoch": epoch, "figures": dict(found), "stages": dict(stages), "seconds": seconds})
 
     try:
-        train_trial(override(from_mapping(base), trial["overrides"]), folds=folds, report=report)
+        config = override(from_mapping(base), trial["overrides"])
+        train_trial(config, folds=folds, report=report, name=str(trial["number"]))
     except RetinaRayError as error:
         ray.tune.report({"epoch": 0.0, "failure": str(error)})
 
@@ -44,7 +45,7 @@ Reporter = Callable[[float, Mapping[str, float], Mapping[str, str]], None]
 """Takes the epochs or folds done, the figures and what became of the stages."""
 
 
-def train_trial(config: RunConfig, *, folds: int | None, report: Reporter) -> None:
+def train_trial(config: RunConfig, *, folds: int | None, report: Reporter, name: str = "") -> None:
     """Train a configuration without ever looking at a test image.
 
     Args:
@@ -52,12 +53,13 @@ def train_trial(config: RunConfig, *, folds: int | None, report: Reporter) -> No
         folds: with cross-validation, how many parts the training and validation images are dealt into, each of which
             validates once. Then a report is made after each, of the means so far; otherwise after every epoch.
         report: is called with what was reached.
+        name: what log lines and metrics call the trial.
 
     Raises:
         RetinaRayError: as `train_driver`.
     """
     if folds is None:
-        _train(config, report)
+        _train(config, report, name)
         return
     so_far: list[Mapping[str, float]] = []
     stages: dict[str, str] = {}
@@ -69,7 +71,7 @@ def train_trial(config: RunConfig, *, folds: int | None, report: Reporter) -> No
             last.append(found)  # noqa: B023  # called while this fold trains
             stages.update({f"{name}/{fold}": how for name, how in became.items()})
 
-        _train(own, note)
+        _train(own, note, name)
         so_far.append(last[-1])
         report(float(fold + 1), _means(so_far), stages)
 
@@ -79,10 +81,10 @@ def fold_config(config: RunConfig, folds: int, fold: int) -> RunConfig:
     return override(config, {"data.folds": folds, "data.fold": fold, "data.keep_test": True})
 
 
-def _train(config: RunConfig, report: Reporter) -> None:
+def _train(config: RunConfig, report: Reporter, name: str) -> None:
     run = plan_run(config)
     follower = _Follower(run.plan, config.method.tasks, report)
-    with stage_runner(run, follower, slots=1) as runner:
+    with stage_runner(run, follower, slots=1, trial=name) as runner:
         runner.run(run.plan.without_test().stages)
 
 

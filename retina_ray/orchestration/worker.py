@@ -1,8 +1,11 @@
 """What runs on each Ray Train worker: a stage, with Ray Train as its reporter."""
 
+import logging
 import shutil
 import tempfile
+import threading
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,17 @@ import ray.train
 import ray.train.torch
 from pyarrow.fs import LocalFileSystem
 
-from retina_ray.errors import ConfigError, NonFiniteLossError, RetinaRayError
+# Ray Train's public function of that name makes all ranks wait for each other at every call.
+from ray.train.v2._internal.execution.context import get_train_context
+
+from retina_ray.errors import ConfigError, NonFiniteLossError, RetinaRayError, StoppedError
+from retina_ray.orchestration.run_metrics import RunMetrics
+from retina_ray.orchestration.structured_log import log_as_json
+from retina_ray.training.watchdog import Watchdog
+
+_TELL_S = 10.0
+
+logger = logging.getLogger(__name__)
 
 
 class RayReporter:
@@ -19,17 +32,30 @@ class RayReporter:
     Args:
         stage: name that progress records carry.
         relay: the driver's relay actor.
-        is_main: whether this is rank 0, the only one whose progress is passed on.
+        rank: of this worker; only the progress of rank 0 is passed on.
+        metrics: are set from the progress of every rank.
+        stall_s: seconds without any move after which the process tells where it is and ends.
     """
 
-    def __init__(self, *, stage: str, relay: Any, is_main: bool) -> None:
+    def __init__(self, *, stage: str, relay: Any, rank: int, metrics: RunMetrics, stall_s: float) -> None:
         self._stage = stage
         self._relay = relay
-        self._is_main = is_main
+        self._rank = rank
+        self._metrics = metrics
+        self._stall_s = stall_s
+        self.watchdog = Watchdog(stall_s, self._tell_stacks, metrics.stalled)
+        self._told = threading.Event()
+        relay.stopped.remote().future().add_done_callback(self._hear)
+
+    def _hear(self, answer: Any) -> None:
+        """Take the driver's word; a relay that is gone has none."""
+        if answer.exception() is None:
+            self._told.set()
 
     def progress(self, record: dict[str, Any]) -> None:
         """Push rank 0's record without waiting for an answer."""
-        if self._is_main:
+        self._metrics.take(record)
+        if self._rank == 0:
             self._relay.push.remote({"stage": self._stage, **record})
 
     def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
@@ -39,6 +65,18 @@ class RayReporter:
             return
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint))
         shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def leaving(self) -> bool:
+        """Return whether the driver said so, or a node of this group is to be taken away; a sign of life as well."""
+        self.watchdog.beat()
+        return self._told.is_set() or get_train_context().preemption_context.preemption_info is not None
+
+    def _tell_stacks(self, stacks: str) -> None:
+        """Bring the driver what all threads of this rank were doing, or leave it in the log of this node."""
+        record = {"stage": self._stage, "kind": "stalled", "rank": self._rank, "seconds": self._stall_s}
+        logger.error("no step for %g s:\n%s", self._stall_s, stacks)
+        with suppress(ray.exceptions.RayError):
+            ray.get(self._relay.push.remote({**record, "stacks": stacks}), timeout=_TELL_S)
 
     def checkpoints(self) -> Generator[Path]:
         """Yield the committed checkpoints, newest first, fetched to this node where the storage is remote."""
@@ -56,7 +94,8 @@ def run_worker(payload: Mapping[str, Any]) -> RetinaRayError | None:
     """Run this rank's part of a stage.
 
     Args:
-        payload: ``job``, a `StageJob` as plain values, and ``relay``, the driver's relay actor.
+        payload: ``job``, a `StageJob` as plain values, ``about``, names of the run and trial, and ``relay``, the
+            driver's relay actor.
 
     Returns:
         An error that every rank meets alike, as a value: raised, it would be taken for a failure worth a restart.
@@ -69,9 +108,15 @@ def run_worker(payload: Mapping[str, Any]) -> RetinaRayError | None:
 
     job = StageJob(**{**payload["job"], "stage": Stage(**payload["job"]["stage"])})
     world = World.detect(ray.train.torch.get_device())
-    reporter = RayReporter(stage=job.stage.name, relay=payload["relay"], is_main=world.is_main)
+    about = {**payload["about"], "stage": job.stage.name, "rank": str(world.rank)}
+    log_as_json(about)
+    stall_s = job.config["runtime"]["stall_s"]
+    reporter = RayReporter(
+        stage=job.stage.name, relay=payload["relay"], rank=world.rank, metrics=RunMetrics(about), stall_s=stall_s
+    )
     try:
-        StageRun(job, world=world, reporter=reporter).execute()
-    except (ConfigError, NonFiniteLossError) as error:
+        with reporter.watchdog.watching():
+            StageRun(job, world=world, reporter=reporter).execute()
+    except (ConfigError, NonFiniteLossError, StoppedError) as error:
         return error
     return None

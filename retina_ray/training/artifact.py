@@ -133,7 +133,7 @@ def stage_keys(
         "augment": config.augment.model_dump(mode="json"),
         "optim": config.optim.model_dump(mode="json"),
         "train": config.train.model_dump(mode="json"),
-        "workers": max(1, config.runtime.workers),
+        "workers": max(1, workers) if isinstance(workers := config.runtime.workers, int) else workers,
         "loader": config.runtime.loader,
         "use_gpu": use_gpu,
     }

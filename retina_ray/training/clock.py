@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from torch import nn
+
 _T = TypeVar("_T")
 
 
@@ -12,7 +14,8 @@ class Clock:
     """Adds up wall time by phase, in seconds.
 
     Phases: ``first_batch`` (until the first batch is there), ``data_wait`` (waiting for each later one),
-    ``compute``, ``validation``, ``checkpoint``, ``restore``.
+    ``compute``, ``validation``, ``checkpoint``, ``restore``; ``forward`` is a part of ``compute``, on a GPU that of
+    queueing its kernels.
     """
 
     def __init__(self) -> None:
@@ -38,6 +41,21 @@ class Clock:
                 except StopIteration:
                     return
             yield item
+
+    def time_forward(self, network: nn.Module) -> None:
+        """Count a network's forward passes in training from now on."""
+        begun = 0.0
+
+        def begin(*_: object) -> None:
+            nonlocal begun
+            begun = time.perf_counter()
+
+        def end(*_: object) -> None:
+            if network.training:
+                self.seconds["forward"] = self.seconds.get("forward", 0.0) + time.perf_counter() - begun
+
+        network.register_forward_pre_hook(begin)
+        network.register_forward_hook(end)
 
     def summary(self) -> dict[str, float]:
         """Return the seconds by phase, the images per second of training and the share of it spent waiting for data."""

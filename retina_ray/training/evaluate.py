@@ -23,7 +23,11 @@ GRADING = ("kappa", "kappa_quadratic", "auroc", "ece")
 
 
 def run_over(
-    loader: Loader, compute: Callable[[Batch], Mapping[str, Tensor]], *, world: World
+    loader: Loader,
+    compute: Callable[[Batch], Mapping[str, Tensor]],
+    *,
+    world: World,
+    between: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Apply a function to every image of a pass; the result does not depend on the number of ranks.
 
@@ -31,6 +35,7 @@ def run_over(
         loader: of this rank's share; its padding and damaged images have weight 0.
         compute: maps a batch to tensors (B, ...), called under inference mode.
         world: this rank.
+        between: called after each batch, by all ranks equally often.
 
     Returns:
         The data set rows (n,) in ascending order, and each result (n, ...) in that order, on every rank.
@@ -44,6 +49,7 @@ def run_over(
                 rows.append(batch.rows[kept].cpu())
                 for name, values in compute(batch).items():
                     results.setdefault(name, []).append(values[kept].float().cpu())
+            between()
     local = (torch.cat(rows).numpy(), {name: torch.cat(values).numpy() for name, values in results.items()})
     shares = world.gather(local)
     all_rows, order = np.unique(np.concatenate([share[0] for share in shares]), return_index=True)
@@ -76,6 +82,7 @@ def evaluate(
     world: World,
     autocast: Callable[[], AbstractContextManager[object]],
     final: bool,
+    between: Callable[[], None] = lambda: None,
 ) -> Evaluated:
     """Run a bare network in evaluation mode over a pass.
 
@@ -86,6 +93,7 @@ def evaluate(
         world: this rank.
         autocast: returns the context of the forward passes.
         final: whether this is the test after training; see `Method.evaluate`.
+        between: called after each batch.
     """
 
     def compute(batch: Batch) -> dict[str, Tensor]:
@@ -97,7 +105,7 @@ def evaluate(
             **{f"measure/{name}": values for name, values in found.measures.items()},
         }
 
-    rows, values = run_over(loader, compute, world=world)
+    rows, values = run_over(loader, compute, world=world, between=between)
 
     def those_of(kind: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(kind): value for name, value in values.items() if name.startswith(kind)}
@@ -106,14 +114,22 @@ def evaluate(
     return Evaluated(rows, those_of("probability/"), truth, those_of("measure/"))
 
 
-def validate(engine: Engine, loader: Loader) -> dict[str, float]:
+def validate(engine: Engine, loader: Loader, between: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Return the method's summary of the validation images, its ``criterion``, and how well each task is graded.
 
-    The latter are those of `GRADING`, as ``kappa_dr``.
+    The latter are those of `GRADING`, as ``kappa_dr``; ``between`` is called after each batch.
     """
     sync_buffers(engine.network, engine.world)
     engine.network.eval()
-    found = evaluate(engine.method, engine.network, loader, world=engine.world, autocast=engine.autocast, final=False)
+    found = evaluate(
+        engine.method,
+        engine.network,
+        loader,
+        world=engine.world,
+        autocast=engine.autocast,
+        final=False,
+        between=between,
+    )
     engine.network.train()
     summary = engine.method.summarise(found.measures)
     graded = {

@@ -1,9 +1,6 @@
 """The training loop: restore, step through the epochs, validate, checkpoint, stop."""
 
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +9,11 @@ from torch import Tensor
 from retina_ray.data.loader import Loader
 from retina_ray.training.clock import Clock
 from retina_ray.training.optim import enter_epoch, learning_rate
-from retina_ray.training.policy import Schedule, checkpoint_due, training_ends
+from retina_ray.training.policy import Schedule, training_ends
 from retina_ray.training.reporter import Reporter
 from retina_ray.training.restore import restore
-from retina_ray.training.state import TrainState, save
+from retina_ray.training.saver import Saver
+from retina_ray.training.state import TrainState
 from retina_ray.training.step import train_step
 
 
@@ -25,7 +23,8 @@ class Loop:
     Args:
         state: what is trained; restored from the newest verified checkpoint first.
         loader: of the training images.
-        validate: returns the validation measures; ``criterion`` among them, lower is better.
+        validate: returns the validation measures; ``criterion`` among them, lower is better. Between its batches it
+            calls `heed`.
         schedule: epochs, stopping, learning rate, checkpoints.
         reporter: receives progress and checkpoints.
         clock: is told where the time goes.
@@ -47,22 +46,31 @@ class Loop:
         self._schedule = schedule
         self._reporter = reporter
         self._clock = clock
+        clock.time_forward(state.engine.network)
         self._world = state.engine.world
+        self._saver = Saver(state, policy=schedule.checkpoint, reporter=reporter, clock=clock)
         self._sums: dict[str, Tensor] = {}
-        self._saved_step = 0
-        self._saved_time = time.monotonic()
 
     def run(self) -> None:
         """Train until all epochs are done or validation stops improving.
 
         Raises:
             NonFiniteLossError: a loss term or gradient is not finite; nothing was updated with it.
+            StoppedError: a rank was told to leave; a checkpoint holds all that was done.
         """
         with self._clock.phase("restore"):
             self._restore()
-        while not self._state.progress.finished:
-            self._train_epoch()
+        progress = self._state.progress
+        while not progress.finished:
+            if progress.step < (len(progress.history) + 1) * self._loader.steps_per_epoch:
+                self._train_epoch()
             self._finish_epoch()
+
+    def heed(self) -> None:
+        """Leave with a checkpoint if any rank was told to; all ranks call it equally often."""
+        _, leaving = self._saver.look()
+        if leaving:
+            self._report(self._position(), with_checkpoint=True, leave=True)
 
     def _train_epoch(self) -> None:
         progress, per_epoch = self._state.progress, self._loader.steps_per_epoch
@@ -88,8 +96,9 @@ class Loop:
             losses = {f"train_{name}": float(term) for name, term in terms.items()} if looking else {}
         if looking:
             self._reporter.progress({"kind": "step", **self._position(), **losses, **self._clock.summary()})
-        if self._checkpoint_due(looking):
-            self._report(self._position(), with_checkpoint=True)
+        due, leaving = self._saver.look()
+        if due or leaving:
+            self._report(self._position(), with_checkpoint=True, leave=leaving)
 
     def _finish_epoch(self) -> None:
         """Validate, record, and decide whether the training ends."""
@@ -115,34 +124,26 @@ class Loop:
             patience=schedule.patience,
         )
         self._reporter.progress({**record, **self._clock.summary(), "best_epoch": progress.best_epoch})
-        self._report(record, with_checkpoint=progress.finished or self._checkpoint_due(looking=True))
+        due, leaving = self._saver.look()
+        leave = leaving and not progress.finished
+        self._report(record, with_checkpoint=progress.finished or due or leaving, leave=leave)
 
     def _position(self) -> dict[str, Any]:
         step = self._state.progress.step
         return {"step": step, "epoch": step / self._loader.steps_per_epoch, "epochs": self._schedule.epochs}
 
-    def _checkpoint_due(self, looking: bool) -> bool:
-        seconds = self._world.broadcast(time.monotonic() - self._saved_time) if looking else 0.0
-        steps_since = self._state.progress.step - self._saved_step
-        return checkpoint_due(self._schedule.checkpoint, steps_since=steps_since, seconds_since=seconds)
-
-    def _report(self, metrics: dict[str, Any], *, with_checkpoint: bool) -> None:
-        with self._clock.phase("checkpoint" if with_checkpoint else "report"):
-            folder = None
-            if with_checkpoint:
-                self._state.engine.guard.check()  # never save what a skipped update left behind
-                self._state.progress.sums = {name: float(value) for name, value in self._sums.items()}
-                self._saved_step, self._saved_time = self._state.progress.step, time.monotonic()
-                if self._world.is_main:
-                    folder = save(self._state, Path(tempfile.mkdtemp(prefix="retina-ray-checkpoint-")))
-            self._reporter.report(metrics, folder)
+    def _report(self, metrics: dict[str, Any], *, with_checkpoint: bool, leave: bool = False) -> None:
+        if with_checkpoint:
+            self._state.engine.guard.check()  # never save what a skipped update left behind
+            self._state.progress.sums = {name: float(value) for name, value in self._sums.items()}
+        self._saver.report(metrics, with_checkpoint=with_checkpoint, leave=leave)
 
     def _restore(self) -> None:
         restored, progress = restore(self._state, self._reporter), self._state.progress
         if restored.found:
             device = self._world.device
             self._sums = {k: torch.tensor(v, dtype=torch.float64, device=device) for k, v in progress.sums.items()}
-            self._saved_step = progress.step
+            self._saver.restored()
         if restored.found or restored.damaged:
             found = {"damaged": list(restored.damaged), "history": list(progress.history)}
             self._reporter.progress({"kind": "restored", **self._position(), **found})

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from retina_ray.config import CheckpointConfig, OptimConfig
+from retina_ray.config import OptimConfig
+from retina_ray.config_runtime import CheckpointConfig
 
 
 @dataclass(frozen=True)

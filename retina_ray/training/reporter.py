@@ -25,6 +25,9 @@ class Reporter(Protocol):
             checkpoint: folder written by rank 0, which may be moved away; none on other ranks or without one.
         """
 
+    def leaving(self) -> bool:
+        """Return whether this process has been told that it will be ended; asked at every step, must not block."""
+
     def checkpoints(self) -> Generator[Path]:
         """Yield local folders of the reported checkpoints, newest first.
 
@@ -39,14 +42,21 @@ class FolderReporter:
         folder: where they lie; created when the first one comes.
         keep: how many are kept.
         listener: receives the progress records.
+        told: returns whether this process has been told that it will be ended.
     """
 
     def __init__(
-        self, folder: Path, *, keep: int = 2, listener: Callable[[Record], None] = lambda record: None
+        self,
+        folder: Path,
+        *,
+        keep: int = 2,
+        listener: Callable[[Record], None] = lambda record: None,
+        told: Callable[[], bool] = lambda: False,
     ) -> None:
         self._folder = folder
         self._keep = keep
         self._listener = listener
+        self._told = told
 
     def progress(self, record: Record) -> None:
         """Hand the record to the listener."""
@@ -66,6 +76,10 @@ class FolderReporter:
         arriving.rename(target)
         for old in list(self.checkpoints())[self._keep :]:
             shutil.rmtree(old)
+
+    def leaving(self) -> bool:
+        """Return what the process was told."""
+        return self._told()
 
     def checkpoints(self) -> Generator[Path]:
         """Yield the numbered folders, newest first."""

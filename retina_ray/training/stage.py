@@ -27,7 +27,7 @@ from retina_ray.data.schema import NO_GRADE
 from retina_ray.data.selection import Selection, select
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.store import Store
-from retina_ray.errors import CheckpointError
+from retina_ray.errors import CheckpointError, StoppedError
 from retina_ray.methods import catalogue
 from retina_ray.methods.base import Method, Stage
 from retina_ray.metrics.json_text import json_text
@@ -43,6 +43,7 @@ from retina_ray.training.artifact import (
     read_artifact,
     write_artifact,
 )
+from retina_ray.training.ballot import Ballot
 from retina_ray.training.clock import Clock
 from retina_ray.training.engine import build_engine, choose_kernels, uses_bf16
 from retina_ray.training.evaluate import Evaluated, evaluate, run_over, validate
@@ -121,14 +122,15 @@ class StageRun:
             log_every=config.runtime.log_every,
         )
         start = time.perf_counter()
-        Loop(
+        loop = Loop(
             state,
             loader=training,
-            validate=lambda: validate(engine, validation),
+            validate=lambda: validate(engine, validation, between=loop.heed),
             schedule=schedule,
             reporter=self._reporter,
             clock=clock,
-        ).run()
+        )
+        loop.run()
         self._close(training, validation)
         facts = {
             "images": len(rows),
@@ -146,6 +148,7 @@ class StageRun:
     def _label(self) -> None:
         """Store each teacher's logits for the training images that have no grade for its task, NaN elsewhere."""
         start = time.perf_counter()
+        heed = self._leave_when_told()
         logits: dict[str, np.ndarray] = {}
         images: dict[str, int] = {}
         training = self._selection.graded("train", list(self._selection.grades))
@@ -157,7 +160,8 @@ class StageRun:
                 self._reporter.progress({"kind": "label", "task": task, "images": len(rows)})
                 if len(rows):
                     loader = self._loader(method, rows, training=False)
-                    rows, values = run_over(loader, partial(self._logits, network), world=self._world)
+                    compute = partial(self._logits, network)
+                    rows, values = run_over(loader, compute, world=self._world, between=heed)
                     self._close(loader)
                     logits[task][rows] = values[task]
         self._write({"images": images}, lambda: {LOGITS: pack_arrays(logits)}, start=start)
@@ -165,6 +169,7 @@ class StageRun:
     def _test(self) -> None:
         """Store each network's predictions for all validation and test images, and its figures on the latter."""
         start = time.perf_counter()
+        heed = self._leave_when_told()
         tables: list[pa.Table] = []
         figures: dict[str, dict[str, float]] = {}
         # What a method draws here depends on the configuration, not on what this process did before.
@@ -172,7 +177,15 @@ class StageRun:
         for need, _, method, network in self._trained_networks():
             for split in ("validation", "test"):
                 loader = self._loader(method, self._selection.rows[split], training=False)
-                found = evaluate(method, network, loader, world=self._world, autocast=self._autocast, final=True)
+                found = evaluate(
+                    method,
+                    network,
+                    loader,
+                    world=self._world,
+                    autocast=self._autocast,
+                    final=True,
+                    between=heed,
+                )
                 self._close(loader)
                 if need in self._job.stage.settings["models"]:
                     tables += self._tables(need, split, found)
@@ -195,6 +208,17 @@ class StageRun:
             )
             for task, probabilities in found.probabilities.items()
         ]
+
+    def _leave_when_told(self) -> Callable[[], None]:
+        """Return what all ranks call between batches: it leaves if any was told to, with nothing worth keeping."""
+        ballot = Ballot(self._world)
+
+        def heed() -> None:
+            (leaving,) = ballot.cast(self._reporter.leaving())
+            if leaving:
+                raise StoppedError(None)
+
+        return heed
 
     def _logits(self, network: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
         with self._autocast():

@@ -1,6 +1,8 @@
 """What several ranks see and say together: passes, metrics, decisions, and a training that resumes."""
 
+import itertools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import torch
 
 from retina_ray.config import RunConfig
 from retina_ray.data.shards import ShardedDataset
+from retina_ray.errors import StoppedError
 from retina_ray.metrics.summary import summarise
 from retina_ray.metrics.table import make_table
+from retina_ray.training.ballot import Ballot
 from retina_ray.training.clock import Clock
 from retina_ray.training.evaluate import run_over, validate
 from retina_ray.training.loop import Loop
@@ -107,6 +111,19 @@ def test_what_ranks_tell_each_other(ranks: Ranks) -> None:
     assert answers == [shared] * 3
 
 
+def vote(world: World, wishes: list[list[list[bool]]]) -> list[tuple[bool, ...]]:
+    ballot = Ballot(world)
+    return [ballot.cast(*step[world.rank]) for step in wishes]
+
+
+def test_a_ballot_tells_all_ranks_what_any_wished_a_step_before(ranks: Ranks) -> None:
+    draw = np.random.default_rng(4)
+    wishes = (draw.random((12, 3, 2)) < 0.2).tolist()
+    before = [tuple(any(rank[index] for rank in step) for index in range(2)) for step in wishes]
+    assert unpack(ranks.run(3, vote, wishes)) == [[(False, False), *before[:-1]]] * 3
+    assert {True, False} <= {wish for answer in before for wish in answer}
+
+
 class Killed(Exception):  # noqa: N818  # an event, not an error of ours
     pass
 
@@ -114,8 +131,8 @@ class Killed(Exception):  # noqa: N818  # an event, not an error of ours
 class MortalReporter(FolderReporter):
     """Fails on its n-th report, on every rank alike, as a killed worker group does."""
 
-    def __init__(self, folder: Path, *, lives: int) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *, lives: int, told: Callable[[], bool]) -> None:
+        super().__init__(folder, told=told)
         self._lives = lives
 
     def report(self, metrics: Record, checkpoint: Path | None) -> None:
@@ -125,7 +142,12 @@ class MortalReporter(FolderReporter):
         super().report(metrics, checkpoint)
 
 
-def train(world: World, dataset: ShardedDataset, folder: str, lives: int) -> tuple[dict[str, Any], Progress]:
+def train(
+    world: World, dataset: ShardedDataset, folder: str, lives: int, told: tuple[int, int] | None = None
+) -> tuple[dict[str, Any], Progress]:
+    """Train until a rank's n-th look, at which it alone is told to leave, or to the end."""
+    looks = itertools.count()
+    rank, number = told or (-1, 0)
     tempfile.tempdir = folder
     config: RunConfig = tiny_config(Path("none"), Path("none"), runtime__checkpoint__every_steps=2, optim__lr=0.01)
     state = TrainState(tiny_engine(tiny_grader(), config, world))
@@ -138,7 +160,9 @@ def train(world: World, dataset: ShardedDataset, folder: str, lives: int) -> tup
             loader=training,
             validate=lambda: validate(state.engine, held_out),
             schedule=schedule,
-            reporter=MortalReporter(Path(folder) / "checkpoints", lives=lives),
+            reporter=MortalReporter(
+                Path(folder) / "checkpoints", lives=lives, told=lambda: next(looks) >= number and world.rank == rank
+            ),
             clock=Clock(),
         ).run()
     finally:
@@ -148,6 +172,24 @@ def train(world: World, dataset: ShardedDataset, folder: str, lives: int) -> tup
     return {**state.engine.network.state_dict(), **{f"best.{k}": v for k, v in state.best_weights.items()}}, (
         state.progress
     )
+
+
+def test_ranks_leave_together_when_one_is_told(ranks: Ranks, dataset: ShardedDataset, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    expected, progress = unpack(ranks.run(2, train, dataset, str(tmp_path / "whole"), 99))[0]
+    steps = []
+    for rank, number in [(0, 0), (1, 0), (1, 2), (1, 3)]:
+        folder = tmp_path / f"{rank}-{number}"
+        folder.mkdir()
+        answers = ranks.run(2, train, dataset, str(folder), 99, (rank, number))
+        assert all(isinstance(answer, StoppedError) for answer in answers)
+        assert len({answer.step for answer in answers if isinstance(answer, StoppedError)}) == 1
+        steps += [answer.step for answer in answers if isinstance(answer, StoppedError)][:1]
+        found, found_progress = unpack(ranks.run(2, train, dataset, str(folder), 99))[0]
+        assert found_progress == progress
+        assert same_state(found, expected)
+    assert steps[:2] == [2, 2], "told at the first step, all know at the second"
+    assert steps == sorted(steps)
 
 
 def test_two_ranks_resume_bit_for_bit(ranks: Ranks, dataset: ShardedDataset, tmp_path: Path) -> None:

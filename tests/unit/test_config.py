@@ -239,3 +239,18 @@ def test_a_name_is_required() -> None:
 def test_the_tree_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         BASE.train.epochs = 3  # type: ignore[misc]  # that is the test
+
+
+def test_workers_may_come_and_go_between_two_numbers() -> None:
+    config = override(BASE, ["runtime.workers=[2,6]"])
+    assert config.runtime.workers == (2, 6)
+    assert (config.runtime.fewest_workers, config.runtime.most_workers) == (2, 6)
+    assert from_mapping(config.model_dump(mode="json")) == config
+    fixed = override(BASE, ["runtime.workers=4"]).runtime
+    assert (fixed.fewest_workers, fixed.most_workers) == (4, 4)
+    # No number of ranks in between has to divide the batch, but each has a row.
+    override(BASE, ["runtime.workers=[3,5]", "train.global_batch_size=7"])
+    assert "at least the most runtime.workers" in refusal(["runtime.workers=[3,8]", "train.global_batch_size=7"])
+    assert "[fewest, most]" in refusal(["runtime.workers=[4,2]"])
+    for wrong in ("[0,2]", "[1]", "[1,2,3]", "many"):
+        assert "runtime.workers" in refusal([f"runtime.workers={wrong}"])

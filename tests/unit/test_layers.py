@@ -24,6 +24,7 @@ RANKS = {
     "retina_ray.config": 1,
     "retina_ray.config_method": 1,
     "retina_ray.config_reference": 1,
+    "retina_ray.config_runtime": 1,
     "retina_ray.config_section": 1,
     "retina_ray.recipes": 1,
     "retina_ray.recipes_deepmt": 1,
@@ -50,6 +51,7 @@ RANKS = {
     "tune_spaces": 4,
     "retina_ray.orchestration": 5,
     "retina_ray.cli": 6,
+    "retina_ray.__main__": 6,
     "serve_apps": 6,
     "benchmarks": 6,
 }

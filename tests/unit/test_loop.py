@@ -12,7 +12,7 @@ from torch import nn
 
 from retina_ray.config import RunConfig
 from retina_ray.data.shards import ShardedDataset
-from retina_ray.errors import NonFiniteLossError
+from retina_ray.errors import NonFiniteLossError, StoppedError
 from retina_ray.methods.base import ParameterGroup
 from retina_ray.methods.sall import SallGrader
 from retina_ray.training.clock import Clock
@@ -57,6 +57,19 @@ class FaultyReporter(FolderReporter):
         if self.calls == self._fatal:
             raise KilledError
         self.calls += 1
+
+
+class ToldReporter(FaultyReporter):
+    """Is told to leave when it is asked for the n-th time, from 0; None: never."""
+
+    def __init__(self, folder: Path, *, told: int | None = None) -> None:
+        super().__init__(folder)
+        self.asked = 0
+        self._told_at = told
+
+    def leaving(self) -> bool:
+        self.asked += 1
+        return self._told_at is not None and self.asked > self._told_at
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +119,15 @@ def train(dataset: ShardedDataset, config: RunConfig, reporter: FolderReporter, 
     batch = {"global_batch": config.train.global_batch_size, "accumulate": config.train.accumulate}
     training, held_out = tiny_loader(dataset, "train", **batch), tiny_loader(dataset, "validation")
     try:
-        Loop(
+        loop = Loop(
             state,
             loader=training,
-            validate=validation or (lambda: validate(state.engine, held_out)),
+            validate=validation or (lambda: validate(state.engine, held_out, between=loop.heed)),
             schedule=schedule_of(config),
             reporter=reporter,
             clock=Clock(),
-        ).run()
+        )
+        loop.run()
     finally:
         training.close()
         held_out.close()
@@ -167,6 +181,29 @@ def test_interrupted_again_and_again_is_as_if_never_stopped(dataset: ShardedData
         except KilledError:
             assert lives < 20
     assert lives > 4
+
+
+def test_told_to_leave_anywhere_it_saves_the_very_step_and_goes_on_from_there(
+    dataset: ShardedDataset, tmp_path: Path
+) -> None:
+    config = a_config(runtime__checkpoint__every_steps=None, runtime__checkpoint__every_s=None)
+    whole = ToldReporter(tmp_path / "whole")
+    expected = train(dataset, config, whole)
+    assert whole.asked > 12, "between steps, at the ends of epochs and between batches of validation"
+    left_at = []
+    for told in range(whole.asked - 1):
+        folder = tmp_path / str(told)
+        with pytest.raises(StoppedError) as caught:
+            train(dataset, config, ToldReporter(folder, told=told))
+        second = ToldReporter(folder)
+        assert_same(train(dataset, config, second), expected)
+        (restored,) = [record for record in second.records if record["kind"] == "restored"]
+        assert restored["step"] == caught.value.step
+        left_at.append(restored["step"])
+    # The last time it is asked, all is done.
+    assert_same(train(dataset, config, ToldReporter(tmp_path / "last", told=whole.asked - 1)), expected)
+    assert left_at == sorted(left_at)
+    assert set(left_at) == set(range(1, 10)), "after every step, the last one before it is validated"
 
 
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from retina_ray.config import CheckpointConfig
+from retina_ray.config_runtime import CheckpointConfig
 from retina_ray.training.policy import checkpoint_due, training_ends
 
 

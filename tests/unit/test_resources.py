@@ -5,8 +5,10 @@ import os
 import pytest
 import ray
 import torch
+from ray.core.generated.autoscaler_pb2 import ClusterConfig
 
-from retina_ray.config import RunConfig, RuntimeConfig, override
+from retina_ray.config import RunConfig, override
+from retina_ray.config_runtime import RuntimeConfig
 from retina_ray.errors import ResourceError
 from retina_ray.orchestration.resources import cluster_resources, local_resources, share_out
 
@@ -64,6 +66,27 @@ def test_workers_are_of_one_node_each(
 
 
 @pytest.mark.parametrize(
+    ("workers", "nodes", "expected"),
+    [
+        # as many as there is room for, with what CPUs are left for all of them
+        ((1, 4), [{"CPU": 8}], (2, 1)),
+        ((2, 4), [{"CPU": 1}, {"CPU": 1}], (1, 1)),
+        ((1, 2), [{"CPU": 2}, {"CPU": 2}], (2, 1)),
+        ((1, 8), [{"CPU": 16, "GPU": 4}], (1, 1)),
+    ],
+)
+def test_a_group_that_comes_and_goes_fits_where_its_fewest_workers_do(
+    workers: tuple[int, int], nodes: list[dict[str, float]], expected: tuple[int, int]
+) -> None:
+    share = share_out(a_runtime(workers=workers), nodes)
+    assert (share.fewest, share.workers) == workers
+    assert share.is_elastic
+    assert (share.cpus, share.fit(nodes)) == expected
+    with pytest.raises(ResourceError, match="not enough CPUs: 9 workers"):
+        share_out(a_runtime(workers=(9, 12)), [{"CPU": 8}])
+
+
+@pytest.mark.parametrize(
     ("changes", "nodes", "message"),
     [
         ({"workers": 4}, [{"CPU": 2}], "not enough CPUs: 4 workers x 1 CPUs asked for, 2 CPUs there; lower"),
@@ -106,7 +129,24 @@ def test_nodes_are_those_that_live(monkeypatch: pytest.MonkeyPatch) -> None:
         {"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}},
     ]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray._private.state.state, "get_cluster_config", lambda: None)
     assert [node["CPU"] for node in cluster_resources()] == [4, 2]
+
+
+def test_nodes_that_the_autoscaler_may_start_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ClusterConfig()
+    for cpus, gpus, most in ((8, 0, 1), (16, 2, 3), (4, 0, -1)):
+        group = config.node_group_configs.add(max_count=most)
+        group.resources.update({"CPU": cpus, "GPU": gpus, "memory": 10**9})
+    living = [{"CPU": 8.0, "memory": 1e9}, {"CPU": 16.0, "GPU": 2.0}]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": each} for each in living])
+    monkeypatch.setattr(ray._private.state.state, "get_cluster_config", lambda: config)
+    found = cluster_resources()
+    assert found[:2] == living
+    assert found[2:4] == [{"CPU": 16.0, "GPU": 2.0}] * 2, "three at most, of which one is there"
+    assert set(map(str, found[4:])) == {"{'CPU': 4.0}"}
+    share = share_out(a_runtime(workers=6), found)
+    assert share.use_gpu, "its nodes have six, though only two are there yet"
 
 
 def test_this_machine_is_a_cluster_of_one_node() -> None:

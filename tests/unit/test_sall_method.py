@@ -194,6 +194,7 @@ OTHER_VALUES = {
     "runtime.cache_gb": 1.0,
     "runtime.log_every": 1,
     "runtime.max_failures": 9,
+    "runtime.stall_s": 60.0,
     "runtime.checkpoint.every_s": 1.0,
     "runtime.checkpoint.every_steps": 5,
     "runtime.checkpoint.keep": 7,

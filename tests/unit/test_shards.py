@@ -17,7 +17,7 @@ import pytest
 import simplejpeg
 from moto.server import ThreadedMotoServer
 
-from retina_ray.config import RuntimeConfig
+from retina_ray.config_runtime import RuntimeConfig
 from retina_ray.data.masks import decode_mask, encode_mask
 from retina_ray.data.node_cache import NodeCache
 from retina_ray.data.schema import task_of
