@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+COMMIT_VARIABLE = "RETINA_RAY_COMMIT"
+"""Names the commit where the code was sent without its repository."""
+
 PACKAGES = ("retina-ray", "ray", "torch", "torchvision", "numpy", "optuna", "nvidia-dali-cuda130")
 
 
@@ -30,10 +33,10 @@ def package_version(name: str) -> str:
 
 
 def commit() -> str | None:
-    """Return the git commit of the code, marked if it was changed, or None outside a checkout of its own."""
+    """Return the git commit of the code, marked if it was changed, or None where nobody knows it."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():  # installed: a repository above it would be somebody else's
-        return None
+        return os.environ.get(COMMIT_VARIABLE)
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -326,9 +326,11 @@ class Cluster:
         return others
 
     def _ask(self, question: Callable[[], Any]) -> Any:
+        from ray.exceptions import RayError
+
         try:
             return question()
-        except (ConnectionError, RuntimeError, OSError) as error:
+        except (ConnectionError, RuntimeError, OSError, RayError) as error:
             # Of a traceback on the other side its end, which says what happened.
             reason = " ".join(str(error).split())[-500:]
             raise ResourceError(f"the cluster does not do it ({reason})", self.address, "look at its logs") from None

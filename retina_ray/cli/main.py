@@ -1,6 +1,6 @@
 """The ``retina-ray`` command: registers the verbs and turns errors into one line and an exit code.
 
-Exit codes: 0 done; 1 a defect of ours; 2 a problem the user can solve; 130 interrupted.
+Exit codes: 0 done; 1 a defect of ours; 2 a problem the user can solve; 130 interrupted; 143 told to stop by SIGTERM.
 """
 
 import os
@@ -10,9 +10,9 @@ import traceback
 import typer
 from pydantic import ValidationError
 
-from retina_ray.cli import data, demo, evaluate, models, predict, recipes, report, serve, train, tune
+from retina_ray.cli import data, demo, evaluate, jobs, models, predict, recipes, report, serve, train, tune
 from retina_ray.cli.console import error_console
-from retina_ray.errors import RetinaRayError
+from retina_ray.errors import RetinaRayError, StoppedError
 
 app = typer.Typer(
     name="retina-ray",
@@ -32,8 +32,9 @@ app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.add_typer(models.app, name="models")
 app.add_typer(serve.app, name="serve")
+app.add_typer(jobs.app, name="jobs")
 
-INTERRUPTED = 130
+INTERRUPTED, STOPPED = 130, 143
 
 DEBUG_VARIABLE = "RETINA_RAY_DEBUG"
 
@@ -62,7 +63,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
     except RetinaRayError as error:
-        return _explain(error, str(error), code=2)
+        return _explain(error, str(error), code=STOPPED if isinstance(error, StoppedError) else 2)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # wrong usage, as the parser found it
             return _explain(error, _usage(error, error.format_message()), code=2)

@@ -60,14 +60,8 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Search for the best configuration, train it to its end, test it and register it."""
-    config = resolve(
-        recipe or (space if space in RECIPES else "sall"),
-        config_file,
-        assignments,
-        name=name or f"{re.sub(r'[^A-Za-z0-9._-]+', '-', space)}-search",
-        data__path=data,
-        runtime__storage=storage,
-        runtime__address=address,
+    config = base_config(
+        space, recipe, config_file, assignments, data=data, name=name, storage=storage, address=address
     )
     first = None if points is None else _points(points)
     budget_s = None if time_budget is None else _seconds(time_budget)
@@ -102,6 +96,33 @@ def tune(
     if winner.published.version is not None:
         registered = f"{config.tracking.model_name} version {winner.published.version}"
         error_console().print(f"registered as {registered}, candidate", markup=False)
+
+
+def base_config(
+    space: str,
+    recipe: str | None,
+    config_file: Path | None,
+    assignments: list[str] | None,
+    *,
+    data: str | None,
+    name: str | None,
+    storage: str | None,
+    address: str | None = None,
+) -> RunConfig:
+    """Return the configuration that a search varies, from the options of the command.
+
+    Raises:
+        ConfigError: a name, path or value does not fit.
+    """
+    return resolve(
+        recipe or (space if space in RECIPES else "sall"),
+        config_file,
+        assignments,
+        name=name or f"{re.sub(r'[^A-Za-z0-9._-]+', '-', space)}-search",
+        data__path=data,
+        runtime__storage=storage,
+        runtime__address=address,
+    )
 
 
 def search_and_publish(config: RunConfig, options: "SearchOptions", *, resume: bool) -> "tuple[str, Winner]":

@@ -34,9 +34,11 @@ def reached(address: str) -> Iterator[None]:
     Raises:
         ResourceError: in place of their errors.
     """
+    from ray.exceptions import RayError  # here: Ray looks for the token when it is imported
+
     try:
         yield
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
         fix = "check the address, that Ray runs there, and that RAY_AUTH_MODE and the token are the cluster's"
         reason = " ".join(str(error).split())[:200]
         raise ResourceError(f"cannot reach the dashboard ({reason})", address, fix) from None
