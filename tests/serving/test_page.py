@@ -191,6 +191,8 @@ def test_everything_can_be_done_with_the_keyboard(service: PredictorService, pag
                 return
         raise AssertionError(f"the keyboard does not reach {selector}")
 
+    # From now on, so that the browser is told long before a chooser opens: Playwright does not wait until it has heard.
+    page.on("filechooser", lambda chooser: None)
     loaded(page)
     tab_to("#file")
     with page.expect_file_chooser() as chooser:
