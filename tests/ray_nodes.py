@@ -111,9 +111,9 @@ class Nodes:
 
     def living(self) -> int:
         """Return how many nodes the cluster takes for alive."""
-        answer = requests.get(f"{self.dashboard}/nodes?view=summary", headers=self._headers(), timeout=10)
+        answer = requests.get(f"{self.dashboard}/api/v0/nodes?limit=1000", headers=self._headers(), timeout=10)
         answer.raise_for_status()
-        return sum(node["raylet"].get("state") == "ALIVE" for node in answer.json()["data"]["summary"])
+        return sum(node["state"] == "ALIVE" for node in answer.json()["data"]["result"]["result"])
 
     def command(self, *words: str, code: int | None = 0, seconds: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Run one of the product's commands to its end."""
