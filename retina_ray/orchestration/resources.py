@@ -43,6 +43,11 @@ class WorkerResources:
         """Whether workers may come and go."""
         return self.fewest < self.workers
 
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether two workers may have parts of one GPU."""
+        return self.use_gpu and _parts(self.gpus) > 1
+
     def fit(self, nodes: Sequence[Node]) -> int:
         """Return how many worker groups of this shape the nodes hold at the same time.
 
@@ -96,7 +101,7 @@ def share_out(runtime: RuntimeConfig, nodes: Sequence[Node]) -> WorkerResources:
 
 def gpu_places(nodes: Sequence[Node], gpus: float) -> int:
     """Return how many workers the nodes' GPUs hold, each with at most one GPU: two with 0.6 do not fit on one."""
-    return int(_total(nodes, "GPU")) * int(1 / gpus + 1e-6)
+    return int(_total(nodes, "GPU")) * _parts(gpus)
 
 
 def cluster_resources() -> list[Node]:
@@ -144,6 +149,11 @@ def _check(share: WorkerResources, nodes: Sequence[Node]) -> None:
 
 def _total(nodes: Sequence[Node], kind: str) -> float:
     return sum(node.get(kind, 0.0) for node in nodes)
+
+
+def _parts(gpus: float) -> int:
+    """Return how many such parts one GPU has."""
+    return int(1 / gpus + 1e-6)
 
 
 def _size(node: Node) -> str:

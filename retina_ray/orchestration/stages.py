@@ -21,6 +21,7 @@ from ray.train.v2.api.result import Result as RayResult
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from retina_ray.config import RunConfig
+from retina_ray.config_runtime import RuntimeConfig
 from retina_ray.data.store import Store, locked
 from retina_ray.errors import RetinaRayError, StoppedError
 from retina_ray.methods.base import Plan, Stage
@@ -190,7 +191,7 @@ class StageRunner:
         trainer = TorchTrainer(
             run_worker,
             train_loop_config={"job": asdict(self._job(stage)), "about": self._about, "relay": relay},
-            torch_config=TorchConfig(timeout_s=round(runtime.stall_s + COLLECTIVE_MARGIN_S)),
+            torch_config=torch_config(runtime, resources),
             scaling_config=ScalingConfig(
                 num_workers=(resources.fewest, resources.workers) if resources.is_elastic else resources.workers,
                 use_gpu=resources.use_gpu,
@@ -227,6 +228,15 @@ class StageRunner:
 
     def _store(self, stage: Stage) -> Store:
         return self._artifacts.child(self.keys[stage.name])
+
+
+def torch_config(runtime: RuntimeConfig, resources: WorkerResources) -> TorchConfig:
+    """Return how ranks talk: over NCCL on GPUs of their own, else over gloo, since NCCL refuses two on one GPU."""
+    return TorchConfig(
+        backend="gloo" if resources.shares_gpus else None,
+        # The watchdog has its say first: it knows what the ranks are doing.
+        timeout_s=round(runtime.stall_s + COLLECTIVE_MARGIN_S),
+    )
 
 
 def _cause(failure: TrainingFailedError) -> Exception:

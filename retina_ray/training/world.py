@@ -41,7 +41,8 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
+        # NCCL moves what lies on a GPU; gloo, where ranks share one, what lies beside it.
+        dist.broadcast_object_list(box, src=0, device=self.device if dist.get_backend() == "nccl" else None)
         return box[0]
 
     def gather(self, value: Any) -> Sequence[Any]:

@@ -3,6 +3,7 @@
 import itertools
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +112,18 @@ def test_what_ranks_tell_each_other(ranks: Ranks) -> None:
     assert answers == [shared] * 3
 
 
-def vote(world: World, wishes: list[list[list[bool]]]) -> list[tuple[bool, ...]]:
-    ballot = Ballot(world)
+def vote(world: World, wishes: list[list[list[bool]]], device: str) -> list[tuple[bool, ...]]:
+    ballot = Ballot(replace(world, device=torch.device(device)))
     return [ballot.cast(*step[world.rank]) for step in wishes]
 
 
-def test_a_ballot_tells_all_ranks_what_any_wished_a_step_before(ranks: Ranks) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_ballot_tells_all_ranks_what_any_wished_a_step_before(ranks: Ranks, device: str) -> None:
+    """Where the ranks have GPUs, their wishes go over a group beside theirs; neither needs one for it."""
     draw = np.random.default_rng(4)
     wishes = (draw.random((12, 3, 2)) < 0.2).tolist()
     before = [tuple(any(rank[index] for rank in step) for index in range(2)) for step in wishes]
-    assert unpack(ranks.run(3, vote, wishes)) == [[(False, False), *before[:-1]]] * 3
+    assert unpack(ranks.run(3, vote, wishes, device)) == [[(False, False), *before[:-1]]] * 3
     assert {True, False} <= {wish for answer in before for wish in answer}
 
 

@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from retina_ray.config_runtime import RuntimeConfig
 from retina_ray.data.shards import ShardedDataset
+from retina_ray.orchestration.resources import share_out
+from retina_ray.orchestration.stages import torch_config
 from retina_ray.training.ballot import Ballot
 from retina_ray.training.engine import Engine
 from retina_ray.training.evaluate import validate
@@ -132,3 +135,13 @@ def test_one_of_512_ranks_goes_its_way(data: Path) -> None:
         world.barrier()
     assert same_state(found, expected)
     assert measures == pytest.approx(alone, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("gpus_per_worker", "gpus", "backend"),
+    [(1.0, 2, None), (0.6, 2, None), (0.5, 2, "gloo"), (0.5, 1, "gloo"), (1.0, 0, None)],
+)
+def test_ranks_that_may_share_a_gpu_talk_over_gloo(gpus_per_worker: float, gpus: int, backend: str | None) -> None:
+    runtime = RuntimeConfig(workers=2, cpus_per_worker=1, gpus_per_worker=gpus_per_worker, stall_s=100.0)
+    config = torch_config(runtime, share_out(runtime, [{"CPU": 4, "GPU": gpus}]))
+    assert (config.backend, config.timeout_s) == (backend, 160)
