@@ -10,7 +10,7 @@ from ray.serve._private import constants as serve_constants
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 ENDPOINT = 8000
 OPERATORS_PORTS = {8265}
-MONITORS_PORTS = {8080}
+MONITORS_PORTS = {8080, ENDPOINT}
 RAYS_PORTS = {
     "statistics of HAProxy": serve_constants.RAY_SERVE_HAPROXY_STATS_PORT,
     "metrics of HAProxy": serve_constants.RAY_SERVE_HAPROXY_METRICS_PORT,
@@ -69,13 +69,13 @@ def test_operator_and_monitoring_reach_what_they_need_alone(policy: dict[str, An
     assert {port for port in ports if admitted(policy, {}, monitoring, port)} == MONITORS_PORTS
 
 
-def test_the_security_group_opens_ssh_to_administrators_and_the_endpoint_to_the_load_balancer() -> None:
+def test_the_security_group_opens_the_endpoint_to_the_load_balancer_and_nothing_else() -> None:
     template = yaml.safe_load((CLUSTER / "aws-security-group.yaml").read_text())
     opened = template["Resources"]["Machines"]["Properties"]["SecurityGroupIngress"]
     sources = {
         (each["FromPort"], each["ToPort"]): each.get("CidrIp") or each.get("SourceSecurityGroupId") for each in opened
     }
-    assert sources == {(22, 22): {"Ref": "AdminCidr"}, (ENDPOINT, ENDPOINT): {"Ref": "LoadBalancerGroup"}}
+    assert sources == {(ENDPOINT, ENDPOINT): {"Ref": "LoadBalancerGroup"}}
     # Who applies it has to say which network: nothing is open to the world by default.
     assert all("Default" not in parameter for parameter in template["Parameters"].values())
     within = template["Resources"]["EachOther"]["Properties"]
