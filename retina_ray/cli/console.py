@@ -137,6 +137,9 @@ def _line(record: Record) -> str:
             damaged = record["damaged"]
             passed = f", damaged and passed over: {', '.join(damaged)}" if damaged else ""
             return f"resumed at step {record['step']}{passed}"
+        case "failed":
+            ranks = ", ".join(map(str, record["ranks"]))
+            return f"failed on rank {ranks}: {record['reason']}"
         case "moving":
             where = "from its beginning" if record["step"] is None else f"with a checkpoint at step {record['step']}"
             return f"its machine is taken away; it goes on {where}"

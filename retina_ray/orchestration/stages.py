@@ -25,6 +25,7 @@ from retina_ray.config_runtime import RuntimeConfig
 from retina_ray.data.store import Store, locked
 from retina_ray.errors import RetinaRayError, StoppedError
 from retina_ray.methods.base import Plan, Stage
+from retina_ray.orchestration.failures import TellFailures
 from retina_ray.orchestration.progress import Listener, relay_to
 from retina_ray.orchestration.ray_settings import COLLECTIVE_MARGIN_S, START_ATTEMPTS, WORKER_ENVIRONMENT
 from retina_ray.orchestration.resources import WorkerResources
@@ -204,6 +205,7 @@ class StageRunner:
                 failure_config=FailureConfig(
                     max_failures=runtime.max_failures, controller_failure_limit=START_ATTEMPTS
                 ),
+                callbacks=[TellFailures(stage.name, relay)],
                 worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
