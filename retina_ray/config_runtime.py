@@ -36,6 +36,9 @@ class RuntimeConfig(Section):
     """GPUs per worker where they have any; less than 1 lets several small trainings share one."""
     cpus_per_worker: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """CPUs per worker; ``auto`` shares the cluster's CPUs evenly, eight each at most."""
+    autoscaling: bool = False
+    """Rely on the cluster's autoscaler to start nodes for what is missing, and wait for them, instead of refusing to
+    start; use_gpu and cpus_per_worker must be given."""
     address: str = "local"
     """Ray cluster: local (a private one), auto, or host:port."""
     loader: Literal["auto", "dali", "torch"] = "auto"

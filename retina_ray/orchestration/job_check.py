@@ -88,7 +88,8 @@ def _room(needs: Needs) -> list[str]:
     if needs.runtime is None:
         return []
     try:
-        share_out(RuntimeConfig.model_validate(needs.runtime), cluster_resources())
+        runtime = RuntimeConfig.model_validate(needs.runtime)
+        share_out(runtime, cluster_resources(runtime))
     except RetinaRayError as error:
         return [str(error)]
     return []

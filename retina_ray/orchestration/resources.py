@@ -9,12 +9,9 @@ import ray
 import torch
 
 from retina_ray.config_runtime import RuntimeConfig
-from retina_ray.errors import ResourceError
+from retina_ray.errors import ConfigError, ResourceError
 
 MAX_CPUS_PER_WORKER = 8
-
-_UNBOUNDED = 64
-"""Nodes that an autoscaler without a limit is taken to start."""
 
 Node = Mapping[str, float]
 """``CPU`` and ``GPU`` of one machine, named as Ray names them; what is absent is 0."""
@@ -104,23 +101,25 @@ def gpu_places(nodes: Sequence[Node], gpus: float) -> int:
     return int(_total(nodes, "GPU")) * _parts(gpus)
 
 
-def cluster_resources() -> list[Node]:
-    """Return what each node of the cluster has that this process is connected to, and each that it may still start."""
+def cluster_resources(runtime: RuntimeConfig, groups: int = 1) -> list[Node]:
+    """Return what each node of the cluster has that this process is connected to.
+
+    Args:
+        runtime: says whether the cluster's autoscaler is relied on; then there are nodes for what it asks for, too.
+        groups: for how many groups of its workers.
+
+    Raises:
+        ConfigError: it is relied on, and what a worker needs was left open.
+    """
     living: list[Node] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return living + _startable(living)
-
-
-def _startable(living: Sequence[Node]) -> list[Node]:
-    """Return what each node has that the cluster's autoscaler may start; none where it has no autoscaler."""
-    # Ray Train asks here as well when it refuses what no cluster of this configuration could hold.
-    config = ray._private.state.state.get_cluster_config()
-    found: list[Node] = []
-    for group in config.node_group_configs if config is not None else ():
-        node = {kind: float(group.resources[kind]) for kind in ("CPU", "GPU") if group.resources[kind]}
-        there = sum(all(each.get(kind, 0.0) == node.get(kind, 0.0) for kind in ("CPU", "GPU")) for each in living)
-        most = group.max_count if group.max_count >= 0 else _UNBOUNDED
-        found += [node] * max(0, most - there)
-    return found
+    if not runtime.autoscaling:
+        return living
+    # What an autoscaler may start, Ray (2.60) does not say.
+    if runtime.use_gpu == "auto" or runtime.cpus_per_worker == "auto":
+        fix = "set runtime.use_gpu and runtime.cpus_per_worker, since there may be no node yet to take them from"
+        raise ConfigError("not known what nodes to wait for", "runtime.autoscaling=true", fix)
+    worker: Node = {"CPU": float(runtime.cpus_per_worker), "GPU": float(runtime.use_gpu)}
+    return living + [worker] * (max(1, runtime.most_workers) * groups)
 
 
 def local_resources() -> list[Node]:

@@ -87,7 +87,7 @@ def stage_runner(
     """
     runtime = run.config.runtime
     with connected(runtime) if runtime.most_workers else nullcontext(), told_to_stop() as told:
-        nodes = cluster_resources() if runtime.most_workers else local_resources()
+        nodes = cluster_resources(runtime) if runtime.most_workers else local_resources()
         resources = share_out(runtime, nodes)
         keys = run.keys(use_gpu=resources.use_gpu)
         slots = resources.fit(nodes) if slots is None else slots

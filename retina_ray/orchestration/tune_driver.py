@@ -119,7 +119,7 @@ def run_search(
     }
     with ExitStack() as stack:
         stack.enter_context(connected(run.config.runtime, for_search=True))
-        nodes = cluster_resources()
+        nodes = cluster_resources(run.config.runtime, options.concurrent or 1)
         share, concurrent = share_among_trials(
             run.config.runtime, nodes, concurrent=options.concurrent, gpus_per_trial=options.gpus_per_trial
         )

@@ -5,11 +5,10 @@ import os
 import pytest
 import ray
 import torch
-from ray.core.generated.autoscaler_pb2 import ClusterConfig
 
 from retina_ray.config import RunConfig, override
 from retina_ray.config_runtime import RuntimeConfig
-from retina_ray.errors import ResourceError
+from retina_ray.errors import ConfigError, ResourceError
 from retina_ray.orchestration.resources import cluster_resources, local_resources, share_out
 
 
@@ -129,24 +128,24 @@ def test_nodes_are_those_that_live(monkeypatch: pytest.MonkeyPatch) -> None:
         {"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}},
     ]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(ray._private.state.state, "get_cluster_config", lambda: None)
-    assert [node["CPU"] for node in cluster_resources()] == [4, 2]
+    assert [node["CPU"] for node in cluster_resources(a_runtime())] == [4, 2]
 
 
-def test_nodes_that_the_autoscaler_may_start_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = ClusterConfig()
-    for cpus, gpus, most in ((8, 0, 1), (16, 2, 3), (4, 0, -1)):
-        group = config.node_group_configs.add(max_count=most)
-        group.resources.update({"CPU": cpus, "GPU": gpus, "memory": 10**9})
-    living = [{"CPU": 8.0, "memory": 1e9}, {"CPU": 16.0, "GPU": 2.0}]
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": each} for each in living])
-    monkeypatch.setattr(ray._private.state.state, "get_cluster_config", lambda: config)
-    found = cluster_resources()
-    assert found[:2] == living
-    assert found[2:4] == [{"CPU": 16.0, "GPU": 2.0}] * 2, "three at most, of which one is there"
-    assert set(map(str, found[4:])) == {"{'CPU': 4.0}"}
-    share = share_out(a_runtime(workers=6), found)
-    assert share.use_gpu, "its nodes have six, though only two are there yet"
+def test_an_autoscaler_that_is_relied_on_starts_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 0.0}}])
+    asked = {"workers": 4, "cpus_per_worker": 7, "use_gpu": True}
+    with pytest.raises(ResourceError, match="not enough GPUs: 4 asked for, 0 there"):
+        share_out(a_runtime(**asked), cluster_resources(a_runtime(**asked)))
+    relying = a_runtime(**asked, autoscaling=True)
+    share = share_out(relying, cluster_resources(relying))
+    assert (share.workers, share.cpus, share.use_gpu) == (4, 7, True)
+    assert share.fit(cluster_resources(relying)) == 1
+    assert share.fit(cluster_resources(relying, groups=3)) == 3, "of trials side by side"
+    on_cpus = a_runtime(workers=(2, 4), cpus_per_worker=2, use_gpu=False, autoscaling=True)
+    assert share_out(on_cpus, cluster_resources(on_cpus)).use_gpu is False
+    for left_open in ({"use_gpu": True}, {"cpus_per_worker": 2}):
+        with pytest.raises(ConfigError, match=r"set runtime\.use_gpu and runtime\.cpus_per_worker"):
+            cluster_resources(a_runtime(**left_open, autoscaling=True))
 
 
 def test_this_machine_is_a_cluster_of_one_node() -> None:

@@ -189,6 +189,7 @@ OTHER_VALUES = {
     "runtime.use_gpu": True,
     "runtime.gpus_per_worker": 0.5,
     "runtime.cpus_per_worker": 3,
+    "runtime.autoscaling": True,
     "runtime.address": "auto",
     "runtime.cache": "/tmp/cache",
     "runtime.cache_gb": 1.0,

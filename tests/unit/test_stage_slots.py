@@ -36,7 +36,7 @@ def crowd(monkeypatch: pytest.MonkeyPatch) -> Crowd:
     """Trainings on a cluster of two nodes with three CPUs each that is pretended."""
     found = Crowd()
     monkeypatch.setattr(train_driver, "connected", lambda runtime: nullcontext())
-    monkeypatch.setattr(train_driver, "cluster_resources", lambda: [{"CPU": 3.0}, {"CPU": 3.0}])
+    monkeypatch.setattr(train_driver, "cluster_resources", lambda runtime: [{"CPU": 3.0}, {"CPU": 3.0}])
     monkeypatch.setattr(stages, "relay_to", nullcontext)
     monkeypatch.setattr(stages.StageRunner, "_ensure", lambda *arguments: found(*arguments))
     return found
