@@ -1,5 +1,6 @@
 """Word of workers that failed, as soon as Ray Train knows; it then starts all of them anew, or gives up."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from ray.exceptions import RayActorError
 # From its own module: type checkers take the name in ray.train for that of its first version.
 from ray.train.v2.api.callback import UserCallback
 
+_COLLECTIVE = re.compile(r"\b(gloo|nccl)", re.IGNORECASE)
 _LONGEST = 200
 
 
@@ -45,4 +47,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RayActorError):
         return "its node was lost" if "node has died" in str(error) else "its process has gone"
     text = f"{type(error).__name__}: {error}".strip()
+    if _COLLECTIVE.search(text):
+        return "its connection to another rank broke"
     return text.splitlines()[0][:_LONGEST]

@@ -28,6 +28,7 @@ def died(why: str) -> WorkerHealthCheckFailedError:
     [
         ({0: RuntimeError("gloo: closed by peer"), 1: died("killed")}, ([1], "its process has gone")),
         ({2: died("The actor died because its node has died."), 3: died("x")}, ([2, 3], "its node was lost")),
+        ({1: RuntimeError("[/a/gloo/pair.cc:545] Read error")}, ([1], "its connection to another rank broke")),
         ({1: OSError(28, "No space left\nmore"), 0: OSError(28, "No space left")}, None),
     ],
 )
