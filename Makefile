@@ -43,10 +43,10 @@ test: $(STAMP)  ## run the tests (minutes; those that need a GPU skip themselves
 	$(BIN)/python -m pytest -m "not long and not cluster"
 
 test-cluster: $(STAMP)  ## run the tests that start Ray clusters of their own, such as an endpoint's
-	$(BIN)/python -m pytest -m "cluster and not long"
+	$(BIN)/python -m pytest -rA --show-capture=stdout -m "cluster and not long"
 
 test-long: $(STAMP)  ## run the long tests as well
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -rA --show-capture=stdout
 
 lint: $(STAMP)  ## check style, format and types
 	$(BIN)/ruff check

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,16 +104,20 @@ class Nodes:
 
     def add(self, *, cpus: int = 1) -> Node:
         """Start another node, and wait until the cluster has it."""
-        before = self.living()
+        before = self._living()
         node = self._start([f"--address={self.address}", f"--num-cpus={cpus}", "--block"])
-        wait_for(lambda: self.living() > before, STARTS_S, "another node")
+        # One that has just been lost may still count as alive.
+        wait_for(lambda: bool(self._living() - before), STARTS_S, "another node")
         return node
 
     def living(self) -> int:
         """Return how many nodes the cluster takes for alive."""
+        return len(self._living())
+
+    def _living(self) -> set[str]:
         answer = requests.get(f"{self.dashboard}/api/v0/nodes?limit=1000", headers=self._headers(), timeout=10)
         answer.raise_for_status()
-        return sum(node["state"] == "ALIVE" for node in answer.json()["data"]["result"]["result"])
+        return {node["node_id"] for node in answer.json()["data"]["result"]["result"] if node["state"] == "ALIVE"}
 
     def command(self, *words: str, code: int | None = 0, seconds: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Run one of the product's commands to its end."""
@@ -202,12 +206,13 @@ class Running:
     Args:
         nodes: the cluster that it uses.
         words: of the command.
+        within: words of a program that runs the command.
     """
 
-    def __init__(self, nodes: Nodes, *words: str) -> None:
+    def __init__(self, nodes: Nodes, *words: str, within: Sequence[str] = ()) -> None:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [*COMMAND, *words],
+            [*within, *COMMAND, *words],
             env=nodes.environment,
             cwd=nodes.folder,
             stdin=subprocess.DEVNULL,
@@ -260,9 +265,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(nodes: Nodes, *words: str) -> Iterator[Running]:
+def running(nodes: Nodes, *words: str, within: Sequence[str] = ()) -> Iterator[Running]:
     """Run a command for the length of a block at most."""
-    command = Running(nodes, *words)
+    command = Running(nodes, *words, within=within)
     try:
         yield command
     finally:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -169,9 +170,13 @@ def _check(jobs: "Jobs", request: "JobRequest", prepared: Prepared) -> None:
     trial = replace(
         request, id=job_id(f"{request.id}-check"), command=command, files={FILE: prepared.needs.to_json()}, gpus=0.0
     )
-    jobs.submit(trial)
     written: list[str] = []
-    state = jobs.follow(trial.id, written.append)
+    try:
+        jobs.submit(trial)
+        state = jobs.follow(trial.id, written.append)
+    except KeyboardInterrupt:
+        _withdraw(jobs, trial.id)
+        raise
     found = findings("".join(written))
     if found is None:
         fix = f"see `retina-ray jobs logs {trial.id}`, or submit with --no-check"
@@ -180,6 +185,14 @@ def _check(jobs: "Jobs", request: "JobRequest", prepared: Prepared) -> None:
     if found:
         fix = "mend that, or submit with --no-check"
         raise ResourceError(f"the cluster lacks what the job needs ({len(found)})", "; ".join(found), fix)
+
+
+def _withdraw(jobs: "Jobs", check: str) -> None:
+    """Leave nothing of a check on the cluster that nobody waits for."""
+    error_console().print(f"stopping the check {check}", markup=False)
+    with suppress(ResourceError, KeyError):  # it ends by itself, or has not begun
+        jobs.stop(check)
+        jobs.forget(check)
 
 
 def _follow(jobs: "Jobs", job: str) -> None:

@@ -50,6 +50,18 @@ class Share:
         return -(-self.global_batch // (self.world * self.accumulate))
 
 
+def micro_batches(accumulate: int, *, world: int, most: int, global_batch: int) -> int:
+    """Return the micro-batches of a step with which fewer ranks hold no more rows at a time than the most do.
+
+    Args:
+        accumulate: those that the most ranks make.
+        world: ranks there are now.
+        most: ranks there may be.
+        global_batch: rows per step, not fewer than ranks and micro-batches; where it is hardly more, they hold more.
+    """
+    return min(accumulate * -(-most // world), global_batch // world)
+
+
 def steps_per_epoch(n: int, global_batch: int) -> int:
     """Return how many global batches hold n rows, the last one padded."""
     return -(-n // global_batch)

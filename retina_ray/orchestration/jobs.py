@@ -4,27 +4,24 @@ The job runs whether or not anybody follows it, and its log stays on the cluster
 """
 
 import asyncio
-import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-from ray.exceptions import RayError
+from typing import Any
 
 from retina_ray.errors import ResourceError
 from retina_ray.orchestration.dashboard import reached
-
-_Answer = TypeVar("_Answer")
 
 STOP_WAIT_S = 60
 """From being told to stop until it is killed: a training writes a checkpoint meanwhile."""
 
 _POLL_S = 0.5
-_NOT_THERE = re.compile(r"does not exist|404")
+
+_NO_LOG_S = 10.0
+"""How long a dashboard is asked again for a log that it fails to get: it may have gone with its machine."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +82,17 @@ class Jobs:
     Args:
         address: of its dashboard, such as ``http://127.0.0.1:8265``.
         patience_s: how long a connection may be lost before a caller hears of it.
+        silence_s: how long a followed log may say nothing before its connection is taken for dead.
 
     Raises:
         ResourceError: it does not answer.
     """
 
-    def __init__(self, address: str, *, patience_s: float = 120.0) -> None:
-        from ray.job_submission import JobSubmissionClient
+    def __init__(self, address: str, *, patience_s: float = 120.0, silence_s: float = 60.0) -> None:
+        from retina_ray.orchestration.job_client import JobClient
 
         self.address = address
-        self._patience_s = patience_s
-        with reached(address):
-            self._client = JobSubmissionClient(address)
+        self._client = JobClient(address, patience_s=patience_s, silence_s=silence_s)
 
     def submit(self, request: JobRequest) -> None:
         """Send a job; returns when the cluster has it.
@@ -140,10 +136,7 @@ class Jobs:
             KeyError: it knows none of that name.
             ResourceError: the cluster cannot be reached.
         """
-        try:
-            return _state(self._patiently(lambda: self._client.get_job_info(job)))
-        except _UnknownJobError:
-            raise KeyError(job) from None
+        return _state(self._client.patiently(lambda: self._client.get_job_info(job)))
 
     def list(self) -> list[JobState]:
         """Return all jobs that were submitted, the newest first.
@@ -151,7 +144,7 @@ class Jobs:
         Raises:
             ResourceError: the cluster cannot be reached.
         """
-        found = [_state(each) for each in self._patiently(self._client.list_jobs) if each.submission_id]
+        found = [_state(each) for each in self._client.patiently(self._client.list_jobs) if each.submission_id]
         return sorted(found, key=lambda each: each.started or float("inf"), reverse=True)
 
     def log(self, job: str) -> str:
@@ -161,10 +154,7 @@ class Jobs:
             KeyError: there is no such job.
             ResourceError: the cluster cannot be reached, or the log went with the machine that held it.
         """
-        try:
-            return str(self._patiently(lambda: self._client.get_job_logs(job)))
-        except _UnknownJobError:
-            raise KeyError(job) from None
+        return str(self._client.patiently(lambda: self._client.get_job_logs(job), failing_s=_NO_LOG_S))
 
     def follow(self, job: str, write: Callable[[str], None]) -> JobState:
         """Pass on what a job writes until it ends, from its beginning, each character once however often it is lost.
@@ -186,11 +176,10 @@ class Jobs:
             shown += len(text)
 
         while not state.is_over:
-            with suppress(OSError, RuntimeError, _ws_errors()):
-                asyncio.run(self._tail(job, lambda: shown, show))
+            asyncio.run(self._tail(job, lambda: shown, show))
             time.sleep(_POLL_S)
             state = self.state(job)
-        with suppress(ResourceError):  # without its machine there is no log, but there is an end
+        with suppress(ResourceError, KeyError):  # without its machine there is no log, but there is an end
             show(self.log(job)[shown:])
         return state
 
@@ -204,7 +193,7 @@ class Jobs:
         state = self.state(job)
         if state.is_over:
             return state
-        self._patiently(lambda: self._client.stop_job(job))
+        self._client.patiently(lambda: self._client.stop_job(job))
         until = time.monotonic() + STOP_WAIT_S + 30
         while not (state := self.state(job)).is_over:
             if time.monotonic() > until:
@@ -214,49 +203,17 @@ class Jobs:
 
     def forget(self, job: str) -> None:
         """Remove a job that has ended from the cluster's list, and its log."""
-        self._patiently(lambda: self._client.delete_job(job))
+        with suppress(KeyError):  # removed by a request whose answer was lost
+            self._client.patiently(lambda: self._client.delete_job(job))
 
     async def _tail(self, job: str, shown: Callable[[], int], show: Callable[[str], None]) -> None:
         """Pass on what comes after the characters already shown, until the job or the connection ends."""
         passed = 0
-        async for text in self._client.tail_job_logs(job):
+        async for text in self._client.pieces(job):
             known = min(len(text), max(0, shown() - passed))
             passed += len(text)
             if text[known:]:
                 show(text[known:])
-
-    def _patiently(self, ask: Callable[[], _Answer]) -> _Answer:
-        """Ask the dashboard, again and again while it does not answer.
-
-        Raises:
-            ResourceError: it did not answer within the patience, or refused.
-            _UnknownJobError: it knows no such job.
-        """
-        until = time.monotonic() + self._patience_s
-        while True:
-            try:
-                return ask()
-            except (ConnectionError, OSError) as error:
-                if time.monotonic() > until:
-                    fix = "a job goes on by itself; follow it with `retina-ray jobs logs -f NAME` when it answers again"
-                    reason = " ".join(str(error).split())[:200]
-                    raise ResourceError(f"the dashboard no longer answers ({reason})", self.address, fix) from None
-                time.sleep(_POLL_S)
-            except (RuntimeError, RayError) as error:
-                if _NOT_THERE.search(str(error)):
-                    raise _UnknownJobError from None
-                with reached(self.address):
-                    raise
-
-
-class _UnknownJobError(Exception):
-    """The cluster knows no such job."""
-
-
-def _ws_errors() -> type[Exception]:
-    from aiohttp import ClientError  # of Ray; importing it takes a while
-
-    return ClientError
 
 
 def _state(found: Any) -> JobState:

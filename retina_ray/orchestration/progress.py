@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Record = dict[str, Any]
 Listener = Callable[[Record], None]
@@ -50,7 +51,9 @@ def relay_to(listener: Listener) -> Iterator[Any]:
     Yields:
         The relay's actor handle, for workers to push to.
     """
-    relay = ProgressRelay.remote()  # type: ignore[attr-defined]  # added by the decorator
+    # On this node, so that it lives as long as whoever listens; Ray would put it anywhere.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    relay = ProgressRelay.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # by the decorator
     done = threading.Event()
 
     def drain() -> None:

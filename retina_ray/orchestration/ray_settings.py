@@ -28,6 +28,12 @@ DRIVER_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+ELASTIC_ENVIRONMENT = {
+    # Ray looks at the nodes every 20 s; what it asks for in between may be more than a lost node has left, and would
+    # be waited for as long as by a group that needs all its workers.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+}
+
 PRIVATE_ENVIRONMENT = {
     # Nobody reclaims nodes of a cluster that is this process's own; the watcher is one more process to start.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -85,7 +91,11 @@ def connected(runtime: RuntimeConfig, *, for_search: bool = False) -> Iterator[N
         yield
         return
     private = runtime.address == "local"
-    settings = {**DRIVER_ENVIRONMENT, **(PRIVATE_ENVIRONMENT if private else {}), **searching}
+    settings = {**DRIVER_ENVIRONMENT, **searching}
+    if private:
+        settings |= PRIVATE_ENVIRONMENT
+    if runtime.fewest_workers < runtime.most_workers:
+        settings |= ELASTIC_ENVIRONMENT
     _set(settings)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if not private:

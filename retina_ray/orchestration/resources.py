@@ -57,9 +57,14 @@ class WorkerResources:
         return sum(self._places(node) for node in nodes)
 
     def grown(self, nodes: Sequence[Node], groups: int = 1) -> "WorkerResources":
-        """Return the share with the most CPUs, eight at most, of which that many groups fit; one CPU if none does."""
+        """Return the share with the most CPUs, eight at most, of which that many groups fit; one CPU if none does.
+
+        Where workers may come and go, a group has as many as there is room for now.
+        """
+        least = replace(self, cpus=1)
+        workers = min(self.workers, least.places(nodes)) if self.is_elastic else self.workers
         sizes = (replace(self, cpus=cpus) for cpus in range(MAX_CPUS_PER_WORKER, 1, -1))
-        return next((size for size in sizes if size._groups(nodes) >= groups), replace(self, cpus=1))
+        return next((size for size in sizes if size.places(nodes) >= max(1, workers) * groups), least)
 
     def _groups(self, nodes: Sequence[Node]) -> int:
         """Return how many groups of all workers the nodes hold."""
@@ -87,13 +92,21 @@ def share_out(runtime: RuntimeConfig, nodes: Sequence[Node]) -> WorkerResources:
         asked = f"{workers}" if gpus == 1 else f"{workers} x {gpus:g}"
         fix = "lower runtime.workers or runtime.gpus_per_worker, or set runtime.use_gpu=false"
         raise ResourceError("not enough GPUs", f"{asked} asked for, {_total(nodes, 'GPU'):g} there", fix)
-    share = WorkerResources(
-        workers=runtime.most_workers, fewest=runtime.fewest_workers, cpus=1, use_gpu=use_gpu, gpus=gpus
-    )
     cpus = runtime.cpus_per_worker
-    share = share.grown(nodes) if cpus == "auto" else replace(share, cpus=cpus)
+    share = _shape(runtime, cpus=1 if cpus == "auto" else cpus, use_gpu=use_gpu)
+    share = share.grown(nodes) if cpus == "auto" else share
     _check(share, nodes)
     return share
+
+
+def _shape(runtime: RuntimeConfig, *, cpus: int, use_gpu: bool) -> WorkerResources:
+    return WorkerResources(
+        workers=runtime.most_workers,
+        fewest=runtime.fewest_workers,
+        cpus=cpus,
+        use_gpu=use_gpu,
+        gpus=runtime.gpus_per_worker,
+    )
 
 
 def gpu_places(nodes: Sequence[Node], gpus: float) -> int:
@@ -118,8 +131,9 @@ def cluster_resources(runtime: RuntimeConfig, groups: int = 1) -> list[Node]:
     if runtime.use_gpu == "auto" or runtime.cpus_per_worker == "auto":
         fix = "set runtime.use_gpu and runtime.cpus_per_worker, since there may be no node yet to take them from"
         raise ConfigError("not known what nodes to wait for", "runtime.autoscaling=true", fix)
-    worker: Node = {"CPU": float(runtime.cpus_per_worker), "GPU": float(runtime.use_gpu)}
-    return living + [worker] * (max(1, runtime.most_workers) * groups)
+    share = _shape(runtime, cpus=runtime.cpus_per_worker, use_gpu=runtime.use_gpu)
+    missing = max(1, share.workers) * groups - share.places(living)
+    return living + [{"CPU": float(share.cpus), "GPU": float(share.use_gpu)}] * max(0, missing)
 
 
 def local_resources() -> list[Node]:

@@ -6,10 +6,10 @@ from typing import Any
 from ray.util.metrics import Gauge
 
 METRICS = {
-    "retina_ray_images_per_second": "Training images per second over all ranks, waiting for data included.",
+    "retina_ray_images_per_second": "Training images per second over all ranks, waiting for data included; as below.",
     "retina_ray_step_seconds": "Seconds of an optimiser step, waiting for data included; mean since the last record.",
     "retina_ray_own_step_seconds": "The part of a step in which a rank waits for no other: its data, its forward pass.",
-    "retina_ray_data_wait_share": "Share of the training time that a rank waited for data.",
+    "retina_ray_data_wait_share": "Share of the training time that a rank waited for data, since the last record.",
     "retina_ray_checkpoint_share": "Share of all time that went into checkpoints.",
     "retina_ray_train_loss": "Loss over the global batch, by term.",
     "retina_ray_validation_criterion": "Validation criterion of the last epoch; lower is better.",
@@ -44,10 +44,12 @@ class RunMetrics:
         self._before: Mapping[str, Any] = {}
 
     def take(self, record: Mapping[str, Any]) -> None:
-        """Set the gauges from a progress record of kind ``step`` or ``epoch``."""
+        """Set the gauges from a progress record of kind ``step`` or ``epoch``; ``restored`` says where steps begin."""
+        if record["kind"] == "restored":
+            self._before = {"step": record["step"]}
         if record["kind"] not in ("step", "epoch"):
             return
-        for name in ("step", "epoch", "images_per_second", "data_wait_share", "validation_criterion"):
+        for name in ("step", "epoch", "validation_criterion"):
             if name in record:
                 self._set(name, float(record[name]))
         for name, value in record.items():
@@ -59,6 +61,9 @@ class RunMetrics:
         if steps > 0:
             self._set("step_seconds", self._since(record, *_OF_A_STEP) / steps)
             self._set("own_step_seconds", self._since(record, "data_wait_s", "forward_s") / steps)
+            if working := self._since(record, *_OF_A_STEP):
+                self._set("images_per_second", (_images(record) - _images(self._before)) / working)
+                self._set("data_wait_share", self._since(record, "data_wait_s") / working)
             self._before = dict(record)
 
     def stalled(self, seconds: float) -> None:
@@ -71,3 +76,8 @@ class RunMetrics:
 
     def _set(self, name: str, value: float, **tags: str) -> None:
         self._gauges[f"retina_ray_{name}"].set(value, tags=tags)
+
+
+def _images(record: Mapping[str, Any]) -> float:
+    """Return how many images a training had seen at a record, which has the mean rate since its start."""
+    return float(record.get("images_per_second", 0.0) * sum(record.get(phase, 0.0) for phase in _OF_A_STEP))

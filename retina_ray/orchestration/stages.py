@@ -41,6 +41,9 @@ from retina_ray.training.world import World
 _LOOK_S = 0.2
 """How often it is looked whether the stages are to stop."""
 
+_RESIZE_S, _SAVING_S = 60.0, 15.0
+"""How often elastic workers look for more room, at least, and how long after a checkpoint that was due."""
+
 _LEAVE_S = 45.0
 """For workers to save what they have; whoever stops this process has less patience than that."""
 
@@ -123,11 +126,14 @@ class StageRunner:
 
         Raises:
             StoppedError: as a stage raised it, one with a checkpoint rather than another.
+            BaseException: a stage failed instead.
         """
         relay.stop.remote()
         done, _ = wait(running, timeout=_LEAVE_S)
-        errors = [error for future in done if isinstance(error := future.exception(), StoppedError)]
-        raise max(errors, key=lambda error: error.step or 0, default=StoppedError(None))
+        errors = [error for future in done if (error := future.exception()) is not None]
+        failed = [error for error in errors if not isinstance(error, StoppedError)]
+        stopped = [error for error in errors if isinstance(error, StoppedError)]
+        raise next(iter(failed), None) or max(stopped, key=lambda error: error.step or 0, default=StoppedError(None))
 
     def _ensure(self, stage: Stage, run: Any) -> Artifact:
         store = self._store(stage)
@@ -193,11 +199,7 @@ class StageRunner:
             run_worker,
             train_loop_config={"job": asdict(self._job(stage)), "about": self._about, "relay": relay},
             torch_config=torch_config(runtime, resources),
-            scaling_config=ScalingConfig(
-                num_workers=(resources.fewest, resources.workers) if resources.is_elastic else resources.workers,
-                use_gpu=resources.use_gpu,
-                resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.use_gpu else {})},
-            ),
+            scaling_config=scaling_config(runtime, resources),
             run_config=RayRunConfig(
                 name=self.keys[stage.name],
                 storage_path=self._artifacts.uri,
@@ -230,6 +232,17 @@ class StageRunner:
 
     def _store(self, stage: Stage) -> Store:
         return self._artifacts.child(self.keys[stage.name])
+
+
+def scaling_config(runtime: RuntimeConfig, resources: WorkerResources) -> ScalingConfig:
+    """Return how many workers there are, and what each has."""
+    return ScalingConfig(
+        num_workers=(resources.fewest, resources.workers) if resources.is_elastic else resources.workers,
+        # Whoever joins costs what was learnt since the last checkpoint, so one has just been made by then.
+        elastic_resize_monitor_interval_s=max(_RESIZE_S, (runtime.checkpoint.every_s or 0.0) + _SAVING_S),
+        use_gpu=resources.use_gpu,
+        resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.use_gpu else {})},
+    )
 
 
 def torch_config(runtime: RuntimeConfig, resources: WorkerResources) -> TorchConfig:

@@ -21,13 +21,17 @@ class Stalls:
     def __init__(self, listener: Listener, store_of: Callable[[str], Store]) -> None:
         self._listener = listener
         self._store_of = store_of
+        self._files = 0
         self._heard: dict[str, list[Record]] = {}
 
     def __call__(self, record: Record) -> None:
         """Take a record."""
+        if record["kind"] in ("restored", "step", "epoch"):  # started again, and what they end of now is something else
+            self._heard.pop(record["stage"], None)
         if record["kind"] == "stalled":
             heard = self._heard.setdefault(record["stage"], [])
-            store, name = self._store_of(record["stage"]), f"stacks-{len(heard)}-rank-{record['rank']}.txt"
+            store, name = self._store_of(record["stage"]), f"stacks-{self._files}-rank-{record['rank']}.txt"
+            self._files += 1
             store.write_bytes(name, record["stacks"].encode())
             record = {**{key: value for key, value in record.items() if key != "stacks"}, "file": f"{store.uri}/{name}"}
             heard.append(record)

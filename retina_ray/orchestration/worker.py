@@ -42,7 +42,6 @@ class RayReporter:
         self._relay = relay
         self._rank = rank
         self._metrics = metrics
-        self._stall_s = stall_s
         self.watchdog = Watchdog(stall_s, self._tell_stacks, metrics.stalled)
         self._told = threading.Event()
         relay.stopped.remote().future().add_done_callback(self._hear)
@@ -71,10 +70,10 @@ class RayReporter:
         self.watchdog.beat()
         return self._told.is_set() or get_train_context().preemption_context.preemption_info is not None
 
-    def _tell_stacks(self, stacks: str) -> None:
+    def _tell_stacks(self, stacks: str, seconds: float) -> None:
         """Bring the driver what all threads of this rank were doing, or leave it in the log of this node."""
-        record = {"stage": self._stage, "kind": "stalled", "rank": self._rank, "seconds": self._stall_s}
-        logger.error("no step for %g s:\n%s", self._stall_s, stacks)
+        record = {"stage": self._stage, "kind": "stalled", "rank": self._rank, "seconds": seconds}
+        logger.error("no step for %g s:\n%s", seconds, stacks)
         with suppress(ray.exceptions.RayError):
             ray.get(self._relay.push.remote({**record, "stacks": stacks}), timeout=_TELL_S)
 

@@ -22,7 +22,7 @@ from retina_ray.data.augment import Augmentation
 from retina_ray.data.batch import Batch
 from retina_ray.data.loader import Loader, Samples
 from retina_ray.data.node_cache import NodeCache
-from retina_ray.data.order import Share
+from retina_ray.data.order import Share, micro_batches
 from retina_ray.data.schema import NO_GRADE
 from retina_ray.data.selection import Selection, select
 from retina_ray.data.shards import ShardedDataset
@@ -268,7 +268,7 @@ class StageRun:
                 rank=self._world.rank,
                 world=self._world.size,
                 global_batch=config.train.global_batch_size,
-                accumulate=config.train.accumulate if training else 1,
+                accumulate=self._micro_batches() if training else 1,
             ),
             augmentation=Augmentation(**config.augment.model_dump()) if training else None,
             image_size=config.data.image_size,
@@ -280,6 +280,11 @@ class StageRun:
             dtype=image_dtype(method, config.train, device),
             shuffle=training,
         )
+
+    def _micro_batches(self) -> int:
+        train, world = self._config.train, self._world.size
+        most = max(world, self._config.runtime.most_workers)
+        return micro_batches(train.accumulate, world=world, most=most, global_batch=train.global_batch_size)
 
     def _close(self, *loaders: Loader) -> None:
         for loader in loaders:

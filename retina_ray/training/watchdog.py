@@ -12,6 +12,9 @@ from contextlib import contextmanager
 STALLED = 75
 """Exit status of a process that its watchdog ended."""
 
+FIRST_S = 3600.0
+"""For what comes before the first step: a data set is fetched, ranks find each other, kernels are compiled."""
+
 _LOOKS = 10
 """How often it looks in the time that a rank may stand still."""
 
@@ -23,28 +26,38 @@ class Watchdog:
     """Ends the process when nothing has moved for too long.
 
     Args:
-        seconds: that may pass between two beats, the first of which may take its time: kernels are compiled before it.
-        tell: receives what all threads were doing, before the process ends; must not wait for other ranks.
-        still: receives at every look how long nothing has moved.
+        seconds: that may pass between two beats.
+        tell: receives what all threads were doing, and for how long, before the process ends; must not wait for other
+            ranks.
+        still: receives at every look how long nothing has moved, from the first beat on.
+        first_s: seconds that may pass before the first beat, if they are more.
     """
 
     def __init__(
-        self, seconds: float, tell: Callable[[str], None], still: Callable[[float], None] = lambda seconds: None
+        self,
+        seconds: float,
+        tell: Callable[[str, float], None],
+        still: Callable[[float], None] = lambda seconds: None,
+        *,
+        first_s: float = FIRST_S,
     ) -> None:
         self._seconds = seconds
+        self._first_s = max(seconds, first_s)
+        self._has_begun = False
         self._tell = tell
         self._still = still
-        self._beaten: float | None = None
+        self._beaten = time.monotonic()
         self._over = threading.Event()
 
     def beat(self) -> None:
         """Say that something has moved."""
-        self._beaten = time.monotonic()
-        faulthandler.dump_traceback_later(self._seconds + _GRACE_S, exit=True)
+        self._has_begun = True
+        self._wind_up()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch for the length of a block."""
+        self._wind_up()
         thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         thread.start()
         try:
@@ -53,14 +66,21 @@ class Watchdog:
             self._over.set()
             faulthandler.cancel_dump_traceback_later()
 
+    @property
+    def _limit(self) -> float:
+        return self._seconds if self._has_begun else self._first_s
+
+    def _wind_up(self) -> None:
+        self._beaten = time.monotonic()
+        faulthandler.dump_traceback_later(self._limit + _GRACE_S, exit=True)
+
     def _watch(self) -> None:
         while not self._over.wait(self._seconds / _LOOKS):
-            if self._beaten is None:
-                continue
             silence = time.monotonic() - self._beaten
-            self._still(silence)
-            if silence > self._seconds:
-                self._tell(stacks())
+            if self._has_begun:
+                self._still(silence)
+            if silence > self._limit:
+                self._tell(stacks(), self._limit)
                 # The others stand still as well, since some moments more or less: the end of this rank would end them
                 # before they have told where they are.
                 time.sleep(2 * self._seconds / _LOOKS)

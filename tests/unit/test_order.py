@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from retina_ray.data.order import Share, eval_positions, steps_per_epoch, train_positions
+from retina_ray.data.order import Share, eval_positions, micro_batches, steps_per_epoch, train_positions
 from retina_ray.errors import ConfigError
 
 num_rows = st.integers(1, 150)
@@ -79,6 +79,19 @@ def test_any_number_of_ranks_shares_any_batch_in_the_same_order(
     ):
         np.testing.assert_array_equal(indices[weights == 1], expected[counted == 1])
         assert len(indices) - batch < world * accumulate, "no part holds more than one row too many"
+
+
+@settings(deadline=None)
+@given(world=st.integers(1, 16), more=st.integers(0, 16), accumulate=st.integers(1, 4), rows=st.integers(1, 6))
+def test_fewer_ranks_hold_no_more_rows_at_a_time(world: int, more: int, accumulate: int, rows: int) -> None:
+    most = world + more
+    batch = rows * most * accumulate
+    fewer = micro_batches(accumulate, world=world, most=most, global_batch=batch)
+    at_most = Share(rank=0, world=most, global_batch=batch, accumulate=accumulate)
+    share = Share(rank=0, world=world, global_batch=batch, accumulate=fewer)
+    whole = batch // world >= accumulate * -(-most // world)  # else a micro-batch would have no row of its own
+    assert share.micro_batch <= at_most.micro_batch or not whole
+    assert micro_batches(accumulate, world=most, most=most, global_batch=batch) == accumulate
 
 
 @settings(deadline=None)

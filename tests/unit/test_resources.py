@@ -71,7 +71,7 @@ def test_workers_are_of_one_node_each(
         ((1, 4), [{"CPU": 8}], (2, 1)),
         ((2, 4), [{"CPU": 1}, {"CPU": 1}], (1, 1)),
         ((1, 2), [{"CPU": 2}, {"CPU": 2}], (2, 1)),
-        ((1, 8), [{"CPU": 16, "GPU": 4}], (1, 1)),
+        ((1, 8), [{"CPU": 16, "GPU": 4}], (4, 1)),
     ],
 )
 def test_a_group_that_comes_and_goes_fits_where_its_fewest_workers_do(
@@ -121,6 +121,21 @@ def test_too_small_a_cluster_is_refused(
         share_out(a_runtime(**changes), nodes)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "cpus"),
+    [
+        ([{"CPU": 8, "GPU": 1}] * 4, 8),
+        ([{"CPU": 96, "GPU": 4}], 8),
+        ([{"CPU": 8, "GPU": 1}] * 8, 8),
+        ([{"CPU": 8, "GPU": 4}], 2),
+    ],
+)
+def test_workers_that_come_and_go_share_the_nodes_that_are_there(nodes: list[dict[str, float]], cpus: int) -> None:
+    share = share_out(a_runtime(workers=(2, 8)), nodes)
+    assert (share.cpus, share.use_gpu) == (cpus, True)
+    assert share.fit(nodes) == 1
+
+
 def test_nodes_are_those_that_live(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [
         {"Alive": True, "Resources": {"CPU": 4.0, "memory": 1e9}},
@@ -141,6 +156,8 @@ def test_an_autoscaler_that_is_relied_on_starts_what_is_asked_for(monkeypatch: p
     assert (share.workers, share.cpus, share.use_gpu) == (4, 7, True)
     assert share.fit(cluster_resources(relying)) == 1
     assert share.fit(cluster_resources(relying, groups=3)) == 3, "of trials side by side"
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}] * 5)
+    assert share.fit(cluster_resources(relying)) == 1, "what is there is not started once more"
     on_cpus = a_runtime(workers=(2, 4), cpus_per_worker=2, use_gpu=False, autoscaling=True)
     assert share_out(on_cpus, cluster_resources(on_cpus)).use_gpu is False
     for left_open in ({"use_gpu": True}, {"cpus_per_worker": 2}):

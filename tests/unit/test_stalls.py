@@ -29,3 +29,7 @@ def test_stacks_are_kept_and_the_ranks_named(tmp_path: Path) -> None:
     assert (error.ranks, error.seconds, error.folder) == ([0, 1], 8.0, f"{tmp_path}/student")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert stalls.error("teacher") is None
+    stalls({"stage": "student", "kind": "restored", "step": 2, "damaged": []})
+    assert stalls.error("student") is None, "what comes later ends of something else"
+    stalls({"stage": "student", "kind": "stalled", "rank": 1, "seconds": 8.0, "stacks": "again"})
+    assert (tmp_path / "student" / "stacks-2-rank-1.txt").read_text() == "again"

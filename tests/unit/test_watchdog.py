@@ -11,6 +11,7 @@ from retina_ray.training.watchdog import STALLED, Watchdog, stacks
 from tests.helpers import warm_processes
 
 LIMIT_S = 0.5
+FIRST_S = 1.5
 
 
 def lost_in_the_woods(seconds: float) -> None:
@@ -19,7 +20,7 @@ def lost_in_the_woods(seconds: float) -> None:
 
 def live(told: Connection, beats: int, pause_s: float, then_s: float) -> None:
     """Beat some times, then do nothing for a while."""
-    dog = Watchdog(LIMIT_S, told.send)
+    dog = Watchdog(LIMIT_S, lambda stacks, seconds: told.send((stacks, seconds)), first_s=FIRST_S)
     with dog.watching():
         for _ in range(beats):
             dog.beat()
@@ -28,8 +29,8 @@ def live(told: Connection, beats: int, pause_s: float, then_s: float) -> None:
     time.sleep(2 * LIMIT_S)
 
 
-def lived(beats: int, pause_s: float, then_s: float) -> tuple[int | None, list[str]]:
-    """Return how such a process ended, and what it told."""
+def lived(beats: int, pause_s: float, then_s: float) -> tuple[int | None, list[tuple[str, float]]]:
+    """Return how such a process ended, and what it told, each time with the seconds."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = warm_processes().Process(target=live, args=(theirs, beats, pause_s, then_s))
     process.start()
@@ -42,10 +43,12 @@ def lived(beats: int, pause_s: float, then_s: float) -> tuple[int | None, list[s
     return process.exitcode, told
 
 
-def test_ends_a_process_that_gets_nowhere_and_says_where_it_is() -> None:
+@pytest.mark.parametrize(("beats", "limit_s"), [(2, LIMIT_S), (0, FIRST_S)])
+def test_ends_a_process_that_gets_nowhere_and_says_where_it_is(beats: int, limit_s: float) -> None:
     begun = time.monotonic()
-    status, (told,) = lived(beats=2, pause_s=0.0, then_s=60.0)
+    status, ((told, seconds),) = lived(beats=beats, pause_s=0.0, then_s=60.0)
     assert status == STALLED
+    assert seconds == limit_s
     assert "lost_in_the_woods" in told
     assert "thread MainThread" in told
     assert time.monotonic() - begun < 30
