@@ -169,12 +169,15 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def ray_nodes(*, head_cpus: int, watched: bool = True, **environment: str) -> Iterator[Nodes]:
+def ray_nodes(
+    *, head_cpus: int, watched: bool = True, kind: type[Nodes] = Nodes, **environment: str
+) -> Iterator[Nodes]:
     """Run a cluster for the length of a block, its head alone at first; nothing of it is left afterwards.
 
     Args:
         head_cpus: logical CPUs of the head.
         watched: whether the head ends when one of its processes does.
+        kind: how the cluster starts its nodes.
         environment: more variables for its nodes and commands.
     """
     with tempfile.TemporaryDirectory(prefix="rrn-", dir="/tmp", ignore_cleanup_errors=True) as folder:
@@ -192,7 +195,7 @@ def ray_nodes(*, head_cpus: int, watched: bool = True, **environment: str) -> It
             **environment,
         }
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        nodes = Nodes(Path(folder), {**kept, **own}, port=free_port(), dashboard_port=free_port())
+        nodes = kind(Path(folder), {**kept, **own}, port=free_port(), dashboard_port=free_port())
         try:
             nodes.start_head(cpus=head_cpus, watched=watched)
             yield nodes

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,9 @@ START_ATTEMPTS = 40
 """How often a group of workers is asked for, each time for RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S: nodes have to be
 started, or other jobs to end. What cannot start at all fails after minutes all the same."""
 
+_ANSWERS_S = 5.0
+"""How long a cluster may take to take a connection."""
+
 OBJECT_STORE_BYTES = 200 * 2**20
 """Of a private cluster: nothing but results travels through it, and the default takes 30 % of the memory."""
 
@@ -100,8 +104,9 @@ def connected(runtime: RuntimeConfig, *, for_search: bool = False) -> Iterator[N
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if not private:
         try:
+            _require_an_answer(runtime.address)
             ray.init(address=runtime.address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             fix = "check that it runs, and that RAY_AUTH_MODE and the token are those of the cluster"
             raise ResourceError("cannot reach the Ray cluster", f"{runtime.address} ({error})", fix) from error
         try:
@@ -118,6 +123,18 @@ def connected(runtime: RuntimeConfig, *, for_search: bool = False) -> Iterator[N
         ),
     ):
         yield
+
+
+def _require_an_answer(address: str) -> None:
+    """Ask a cluster's port, since Ray would ask a closed one for minutes.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_S):
+            pass
 
 
 @contextmanager

@@ -153,6 +153,7 @@ def _check(share: WorkerResources, nodes: Sequence[Node]) -> None:
         needed = _size({"CPU": share.cpus, "GPU": share.gpus if share.use_gpu else 0})
         there = ", ".join(f"{number} of {size}" for size, number in Counter(map(_size, nodes)).most_common())
         fix = "start such a node" + (", or lower runtime.cpus_per_worker" if share.cpus > 1 else "")
+        fix += "; where an autoscaler starts them, set runtime.autoscaling=true"
         raise ResourceError("no node holds a worker", f"{needed} needed, nodes there: {there or 'none'}", fix)
     if places < workers:
         asked = f"{workers} workers x {share.cpus} CPUs asked for, {int(_total(nodes, 'CPU'))} CPUs there"

@@ -70,6 +70,7 @@ def test_a_node_gives_notice(nodes: Nodes, undisturbed: bytes, data: Path, tmp_p
     is_whole(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_driver_is_told_to_stop(nodes: Nodes, undisturbed: bytes, data: Path, tmp_path: Path) -> None:
     config = a_config(data, tmp_path, name="stopped")

@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
+from retina_ray.cli.job_arguments import prepare
 from retina_ray.cli.options import resolve
 from retina_ray.config import RunConfig, override
+from retina_ray.config_runtime import RuntimeConfig
+from retina_ray.orchestration.resources import cluster_resources, share_out
 from retina_ray.recipes import RECIPES
 from retina_ray.search.space import load_space
 from tests.manifests.commands import parse
-from tests.manifests.documents import CLUSTER, ROOT, Document, manifest, manifests
+from tests.manifests.documents import CLUSTER, ROOT, Document, manifest, manifests, read
 
 JOBS = [each["metadata"]["name"] for _, each in manifests() if each["kind"] == "RayJob"]
 README = (CLUSTER / "README.md").read_text()
@@ -97,8 +101,6 @@ def calls(line: str) -> Iterator[list[str]]:
             words.append(token)
     for inner in re.findall(r"\$\((.*?)\)(?:\"|$| )", line):
         yield from calls(inner)
-    if line.startswith("ray exec "):
-        yield from calls(shlex.split(line)[-1])
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -117,12 +119,33 @@ def test_the_readmes_files_are_there(line: str) -> None:
 
 def test_the_readmes_programs_are_python() -> None:
     programs = [words[2] for line in LINES for words in calls(line) if words[:2] == ["python", "-c"]]
-    assert len(programs) == 4
+    assert len(programs) == 2
     for program in programs:
         for node in ast.walk(ast.parse(program)):
             if isinstance(node, ast.ImportFrom):
                 module = importlib.import_module(str(node.module))
                 assert all(hasattr(module, each.name) for each in node.names)
+
+
+def test_a_training_that_waits_for_machines_fits_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    [line] = [line for line in LINES if "runtime.autoscaling=true" in line]
+    _, given = parse(line)
+    needs = prepare(given["line"], workers=given["num_workers"], gpus=given["num_gpus"]).needs
+    runtime = RuntimeConfig.model_validate(needs.runtime)
+    monkeypatch.setattr(ray, "nodes", list)
+    expected = share_out(runtime, cluster_resources(runtime))
+    assert expected.use_gpu
+    groups = {each["groupName"]: each for each in manifest("RayCluster", "retina-ray")["spec"]["workerGroupSpecs"]}
+    pod = groups["gpu"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    on_kubernetes = {"CPU": float(pod["cpu"]), "GPU": float(pod["nvidia.com/gpu"])}
+    types = read((CLUSTER / "aws.yaml").read_text())[0]["available_node_types"]
+    assert types["gpu"]["node_config"]["InstanceType"] == "g6.2xlarge"
+    for machine, most in (
+        (on_kubernetes, groups["gpu"]["maxReplicas"]),
+        ({"CPU": 8.0, "GPU": 1.0}, types["gpu"]["max_workers"]),
+    ):
+        assert expected.workers <= most
+        assert share_out(runtime, [machine] * expected.workers) == expected
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,16 @@ def test_a_group_that_comes_and_goes_fits_where_its_fewest_workers_do(
             [{"CPU": 4, "GPU": 2}, {"CPU": 64}],
             "no node holds a worker: 8 CPUs and 1 GPUs needed, nodes there: 1 of 4 CPUs and 2 GPUs, 1 of 64 CPUs",
         ),
-        ({"workers": 1}, [{}], "no node holds a worker: 1 CPUs needed, nodes there: 1 of 0 CPUs; start such a node$"),
-        ({"workers": 1}, [], "no node holds a worker: 1 CPUs needed, nodes there: none; start such a node$"),
+        (
+            {"workers": 1},
+            [{}],
+            "no node holds a worker: 1 CPUs needed, nodes there: 1 of 0 CPUs; start such a node; where",
+        ),
+        (
+            {"workers": 1},
+            [],
+            "no node holds a worker: 1 CPUs needed, nodes there: none; start such a node; where an autoscaler starts them, set runtime.autoscaling",
+        ),
     ],
 )
 def test_too_small_a_cluster_is_refused(
