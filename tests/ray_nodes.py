@@ -233,7 +233,10 @@ class Running:
         def found() -> list[str]:
             return [line for line in self.lines if all(text in line for text in texts)]
 
-        wait_for(lambda: bool(found()) or self.process.poll() is not None, seconds, f"a line with {texts}")
+        try:
+            wait_for(lambda: bool(found()) or self.process.poll() is not None, seconds, f"line with {texts}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self.text}") from None
         assert found(), f"ended with {self.process.returncode} without {texts}:\n{self.text}"
         return found()[0]
 

@@ -3,11 +3,11 @@
 Kept apart since it takes a second to import.
 """
 
-import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, TypeVar
 
 import aiohttp
@@ -26,6 +26,9 @@ _ANSWER_S = 30.0
 
 _UPLOAD_S = 600.0
 """The same for one that sends something: a package may be large, and the line slow."""
+
+_GOODBYE_S = 1.0
+"""How long the other end of a log's connection may take to say that it ends too."""
 
 _JOB_ENDPOINT = re.compile(r"/api/jobs/(?P<job>[^/]+)")
 
@@ -56,12 +59,12 @@ class JobClient(JobSubmissionClient):
         with reached(address):
             super().__init__(address)
 
-    def patiently(self, ask: Callable[[], _Answer], *, failing_s: float | None = None) -> _Answer:
+    def patiently(self, ask: Callable[[], _Answer], *, failing_s: float = inf) -> _Answer:
         """Ask the dashboard, again and again while it does not answer.
 
         Args:
             ask: does so.
-            failing_s: how long to go on asking one that answers with an error of its own; by default, as with others.
+            failing_s: how long to go on at most, where it is the dashboard itself that answers with an error.
 
         Raises:
             KeyError: it knows no such job.
@@ -72,8 +75,8 @@ class JobClient(JobSubmissionClient):
             try:
                 return ask()
             except OSError as error:
-                own = isinstance(error, _FailingError) and failing_s is not None
-                if time.monotonic() > begun + (failing_s if own else self._patience_s):
+                patience_s = min(self._patience_s, failing_s if isinstance(error, _FailingError) else inf)
+                if time.monotonic() > begun + patience_s:
                     fix = "a job goes on by itself; follow it with `retina-ray jobs logs -f NAME` when it answers again"
                     reason = " ".join(str(error).split())[:200]
                     raise ResourceError(f"the dashboard gives no answer ({reason})", self._address, fix) from None
@@ -82,20 +85,23 @@ class JobClient(JobSubmissionClient):
                 with reached(self._address):
                     raise
 
-    async def pieces(self, job: str) -> AsyncIterator[str]:
+    async def pieces(self, job: str) -> AsyncGenerator[str, None]:
         """Yield a job's log from its beginning, until it or the connection ends, or nothing has come for too long.
 
         A connection may be dead without a word: a laptop slept, a router forgot it. Ray's end answers no pings, so
         silence is all that there is to go by; that of a job with nothing to say costs a new connection, no more.
+        Ray's own `tail_job_logs` would wait for ever, and cannot be left without complaints of what it left open.
         """
-        tail = self.tail_job_logs(job)
-        with suppress(OSError, RuntimeError, aiohttp.ClientError):
-            while True:
-                async with asyncio.timeout(self._silence_s):
-                    text = await anext(tail, None)
-                if text is None:
-                    return
-                yield text
+        url = f"{self._address}/api/jobs/{job}/logs/tail"
+        within = aiohttp.ClientTimeout(total=_ANSWER_S)
+        goodbye = aiohttp.ClientWSTimeout(ws_close=_GOODBYE_S)
+        with suppress(OSError, aiohttp.ClientError):
+            async with (
+                aiohttp.ClientSession(cookies=self._cookies, headers=self._headers, timeout=within) as session,
+                session.ws_connect(url, timeout=goodbye) as socket,
+            ):
+                while (piece := await socket.receive(self._silence_s)).type is aiohttp.WSMsgType.TEXT:
+                    yield piece.data
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         """Send a request, as Ray's client does with each of its own.

@@ -7,7 +7,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ _POLL_S = 0.5
 
 _NO_LOG_S = 10.0
 """How long a dashboard is asked again for a log that it fails to get: it may have gone with its machine."""
+
+_NOTICED_S = 4.0
+"""Until Ray, which looks every second, has noticed that a stopped job's processes are gone; one that is removed before
+then is listed anew, as failed."""
 
 
 @dataclass(frozen=True)
@@ -204,16 +208,19 @@ class Jobs:
     def forget(self, job: str) -> None:
         """Remove a job that has ended from the cluster's list, and its log."""
         with suppress(KeyError):  # removed by a request whose answer was lost
+            if self.state(job).status == "STOPPED":
+                time.sleep(_NOTICED_S)
             self._client.patiently(lambda: self._client.delete_job(job))
 
     async def _tail(self, job: str, shown: Callable[[], int], show: Callable[[str], None]) -> None:
         """Pass on what comes after the characters already shown, until the job or the connection ends."""
         passed = 0
-        async for text in self._client.pieces(job):
-            known = min(len(text), max(0, shown() - passed))
-            passed += len(text)
-            if text[known:]:
-                show(text[known:])
+        async with aclosing(self._client.pieces(job)) as pieces:
+            async for text in pieces:
+                known = min(len(text), max(0, shown() - passed))
+                passed += len(text)
+                if text[known:]:
+                    show(text[known:])
 
 
 def _state(found: Any) -> JobState:

@@ -118,7 +118,7 @@ def test_a_group_that_comes_and_goes_fits_where_its_fewest_workers_do(
         (
             {"workers": 1},
             [],
-            "no node holds a worker: 1 CPUs needed, nodes there: none; start such a node; where an autoscaler starts them, set runtime.autoscaling",
+            "no node holds a worker: 1 CPUs needed, nodes there: none; start such a node; where",
         ),
     ],
 )
