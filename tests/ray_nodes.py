@@ -27,7 +27,7 @@ FAST_HEALTH_CHECKS = {
     "RAY_health_check_initial_delay_ms": "3000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "4",
+    "RAY_health_check_failure_threshold": "8",
 }
 """A node that is gone is known after seconds; quicker ones take a busy node of this machine for a dead one."""
 

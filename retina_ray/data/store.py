@@ -208,6 +208,14 @@ class Store:
         with self._explained(name), self._fs.open_output_stream(self._path(name)) as stream:
             stream.write(data)
 
+    def explained(self, error: OSError) -> DataError:
+        """Return an error in our words for one that this storage, or a disk on the way to it, gave to somebody else."""
+        if self.is_local or error.errno is not None:  # a number is this machine's; pyarrow has none for S3's errors
+            return _unwritable(Path(error.filename or self.uri), error)
+        from retina_ray.data import s3
+
+        return s3.explain(error, self.uri)
+
     def list(self) -> list[str]:
         """Return the names of the files and folders directly below, sorted; none where the folder is missing."""
         return sorted(info.base_name for info in self._below() if info.base_name)

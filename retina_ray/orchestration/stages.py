@@ -1,5 +1,6 @@
 """Bring every stage of a plan to a finished artifact: reuse, resume or run it, side by side where there is room."""
 
+import errno
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -43,6 +44,9 @@ _LOOK_S = 0.2
 
 _RESIZE_S, _SAVING_S = 60.0, 15.0
 """How often elastic workers look for more room, at least, and how long after a checkpoint that was due."""
+
+_OF_A_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, None}
+"""Numbers of a disk's errors; those of S3 have none."""
 
 _LEAVE_S = 45.0
 """For workers to save what they have; whoever stops this process has less patience than that."""
@@ -185,14 +189,14 @@ class StageRunner:
         store = self._store(stage)
         while True:
             mend(store)
-            error = self._fit(stage, relay)
+            error = self._fit(stage, relay, store)
             if error is None:
                 return
             if self._told.is_set() or not isinstance(error, StoppedError):
                 raise error
             self._listener({"stage": stage.name, "kind": "moving", "step": error.step})
 
-    def _fit(self, stage: Stage, relay: Any) -> RetinaRayError | None:
+    def _fit(self, stage: Stage, relay: Any, store: Store) -> RetinaRayError | None:
         """Run one group of workers after another until one comes to an end, and return what it ended with."""
         runtime, resources = self._config.runtime, self._resources
         trainer = TorchTrainer(
@@ -215,7 +219,7 @@ class StageRunner:
         try:
             return cast("RetinaRayError | None", cast(RayResult, trainer.fit()).return_value)
         except TrainingFailedError as failure:
-            raise self._listener.error(stage.name) or _cause(failure) from failure
+            raise self._listener.error(stage.name) or _cause(failure, store) from failure
 
     def _job(self, stage: Stage) -> StageJob:
         stages = {each.name: each for each in self._plan.stages}
@@ -254,10 +258,12 @@ def torch_config(runtime: RuntimeConfig, resources: WorkerResources) -> TorchCon
     )
 
 
-def _cause(failure: TrainingFailedError) -> Exception:
-    """Return the product's own error behind a failed training, if one of the workers met one."""
+def _cause(failure: TrainingFailedError, store: Store) -> Exception:
+    """Return the product's own error behind a failed training, if the workers met one, or what their storage said."""
     for error in getattr(failure, "worker_failures", {}).values():
         cause = getattr(error, "cause", error)
         if isinstance(cause, RetinaRayError):
             return cause
+        if isinstance(cause, OSError) and cause.errno in _OF_A_STORAGE:
+            return store.explained(cause)
     return failure
