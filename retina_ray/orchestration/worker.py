@@ -16,6 +16,7 @@ from pyarrow.fs import LocalFileSystem
 # Ray Train's public function of that name makes all ranks wait for each other at every call.
 from ray.train.v2._internal.execution.context import get_train_context
 
+from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError, NonFiniteLossError, RetinaRayError, StoppedError
 from retina_ray.orchestration.run_metrics import RunMetrics
 from retina_ray.orchestration.structured_log import log_as_json
@@ -35,10 +36,12 @@ class RayReporter:
         rank: of this worker; only the progress of rank 0 is passed on.
         metrics: are set from the progress of every rank.
         stall_s: seconds without any move after which the process tells where it is and ends.
+        store: of the stage, where its checkpoints go.
     """
 
-    def __init__(self, *, stage: str, relay: Any, rank: int, metrics: RunMetrics, stall_s: float) -> None:
+    def __init__(self, *, stage: str, relay: Any, rank: int, metrics: RunMetrics, stall_s: float, store: Store) -> None:
         self._stage = stage
+        self._store = store
         self._relay = relay
         self._rank = rank
         self._metrics = metrics
@@ -62,8 +65,21 @@ class RayReporter:
         if checkpoint is None:
             ray.train.report(metrics)
             return
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint))
+        upload = None if self._store.is_local else self._upload
+        ray.train.report(
+            metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint), checkpoint_upload_fn=upload
+        )
         shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        """Bring a checkpoint to S3, or raise; Ray (2.60) counts one that S3 refused, and deletes older ones for it."""
+        from retina_ray.training.state import MANIFEST  # here for the reason in `run_worker`
+
+        target = self._store.child(name)
+        for file in sorted(Path(checkpoint.path).iterdir(), key=lambda file: file.name == MANIFEST):
+            target.upload(file, file.name)
+        storage = ray.train.get_context().get_storage()
+        return ray.train.Checkpoint(f"{storage.experiment_fs_path}/{name}", storage.storage_filesystem)
 
     def leaving(self) -> bool:
         """Return whether the driver said so, or a node of this group is to be taken away; a sign of life as well."""
@@ -111,7 +127,12 @@ def run_worker(payload: Mapping[str, Any]) -> RetinaRayError | None:
     log_as_json(about)
     stall_s = job.config["runtime"]["stall_s"]
     reporter = RayReporter(
-        stage=job.stage.name, relay=payload["relay"], rank=world.rank, metrics=RunMetrics(about), stall_s=stall_s
+        stage=job.stage.name,
+        relay=payload["relay"],
+        rank=world.rank,
+        metrics=RunMetrics(about),
+        stall_s=stall_s,
+        store=Store(job.output),
     )
     try:
         with reporter.watchdog.watching():

@@ -152,18 +152,17 @@ def test_a_partition(nodes: Nodes, undisturbed: bytes, data: Path, tmp_path: Pat
 
 
 def test_a_straggler_shows(nodes: Nodes, data: Path, tmp_path: Path) -> None:
-    """A rank whose core it has to share with four others."""
+    """A rank that gets about a tenth of a core, beside something more important."""
     config = a_config(data, tmp_path, name="straggler", train__epochs=4000)
     with running(nodes, *command(config, nodes)) as run, ExitStack() as stack:
         run.wait_for_line("epoch 2/4000")
         slow, fast, *_ = workers(nodes)
         slow_core, fast_core, *_ = sorted(os.sched_getaffinity(0))
-        pin(slow, slow_core)
+        busy = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+        stack.callback(busy.kill)
+        pin(slow, slow_core, nice=10)
+        pin(busy.pid, slow_core)
         pin(fast, fast_core)
-        for _ in range(4):
-            busy = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
-            stack.callback(busy.kill)
-            pin(busy.pid, slow_core)
         seen: list[dict[str, float]] = []
         until = time.monotonic() + 120
         while len(seen) < SAMPLES and time.monotonic() < until:
@@ -177,11 +176,12 @@ def test_a_straggler_shows(nodes: Nodes, data: Path, tmp_path: Path) -> None:
     assert max(own) > 2 * min(own)
 
 
-def pin(process: int, core: int) -> None:
+def pin(process: int, core: int, *, nice: int = 0) -> None:
     """Keep a process with all its threads on one core."""
     for task in Path(f"/proc/{process}/task").iterdir():
         with suppress(ProcessLookupError):
             os.sched_setaffinity(int(task.name), {core})
+            os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
 
 
 def exported(nodes: Nodes, name: str) -> dict[str, float]:

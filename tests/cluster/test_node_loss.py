@@ -41,7 +41,7 @@ def test_a_search_loses_no_trial(data: Path, tmp_path: Path) -> None:
             run.wait(seconds=500)
     after = {trial.number: trial for trial in read_trials(store)}
     assert len(after) == trials
-    assert all(trial.state == "finished" for trial in after.values())
+    assert all(trial.state == "complete" for trial in after.values())
     assert {number: after[number] for number in before} == before, "what had ended is as it was"
 
 
