@@ -72,7 +72,13 @@ def one_that_trains(nodes: Nodes) -> Node:
 
 
 def nothing_is_left(nodes: Nodes) -> None:
-    wait_for(lambda: not any(node.find("RayTrainWorker") for node in nodes.nodes), SETTLES_S, "end of the workers")
+    """Wait for the end of all processes of all trainings and searches."""
+    titles = ("RayTrainWorker", "TrainController", "ProgressRelay", "ray::ImplicitFunc")
+
+    def left() -> list[str]:
+        return [title for title in titles for node in nodes.nodes if node.find(title)]
+
+    wait_for(lambda: not left(), SETTLES_S, "end of what trains")
 
 
 def saved_at(storage: Path) -> float:

@@ -16,8 +16,8 @@ from retina_ray.config import RunConfig, to_yaml
 from serve_apps.local import free_port
 from tests.clinic import photograph
 from tests.helpers import ONE_STAGE, tiny_config
-from tests.ray_nodes import Nodes, ray_nodes, running, wait_for
-from tests.survival import last_checkpoint
+from tests.ray_nodes import Nodes, ray_nodes, running
+from tests.survival import last_checkpoint, nothing_is_left
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_a_search_and_its_space_go_along(nodes: Nodes, data: Path, tmp_path: Pat
     done = nodes.command("jobs", "submit", "--address", nodes.dashboard, "--no-check", "--", *search)
     assert "winner" in done.stdout
     assert (tmp_path / "runs" / "far").is_dir()
-    wait_for(lambda: not nodes.nodes[0].find("ray::"), 60, "end of all the job's processes")
+    nothing_is_left(nodes)
 
 
 @pytest.mark.long
@@ -250,9 +250,9 @@ def test_a_data_set_is_ingested_and_a_run_evaluated_there(nodes: Nodes, data: Pa
         for number in range(4):
             (photographs / grade / f"{grade}{number}.jpg").write_bytes(photograph(10 * int(grade) + number))
     ingest = ("data", "ingest", str(photographs), str(tmp_path / "set"), "--adapter", "folder", "--task", "dr")
-    done = nodes.command("jobs", "submit", "--address", nodes.dashboard, "--", *ingest)
-    assert "finished" in done.stderr + done.stdout
-    assert json.loads((tmp_path / "set" / "dataset.json").read_text())
+    done = nodes.command("jobs", "submit", "--address", nodes.dashboard, "--", *ingest, "--size", "64")
+    assert f"8 of 8 images in {tmp_path}/set" in done.stdout
+    assert (tmp_path / "set" / "dataset.json").exists()
     config = a_config(data, tmp_path / "runs", name="graded", train__epochs=1)
     nodes.command("train", "--config", written(config, nodes), "--set", f"runtime.address={nodes.address}")
     evaluate = ("evaluate", str(tmp_path / "runs" / "graded"), "--json")
