@@ -10,7 +10,7 @@ from tests.endpoints import endpoint_of, wait_for
 from tests.serving_photographs import photograph
 
 
-@pytest.mark.parametrize("layout", ["two_hop", "one_hop"])
+@pytest.mark.parametrize("layout", ["one_hop", pytest.param("two_hop", marks=pytest.mark.long)])
 def test_two_methods_are_served_side_by_side(tmp_path: Path, layout: str) -> None:
     sall, deepmt = make_everything(tmp_path / "grades"), make_deepmt(tmp_path / "lesions")
     bundles = {
