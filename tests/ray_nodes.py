@@ -161,7 +161,7 @@ class Nodes:
 
     def _answers(self) -> bool:
         with contextlib.suppress(requests.RequestException):
-            return requests.get(f"{self.dashboard}/api/version", headers=self._headers(), timeout=5).ok
+            return bool(self._living())
         return False
 
     def _headers(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from serve_apps.local import free_port
 from tests.clinic import photograph
 from tests.helpers import ONE_STAGE, tiny_config
 from tests.ray_nodes import Nodes, ray_nodes, running
-from tests.survival import last_checkpoint, nothing_is_left
+from tests.survival import nothing_is_left
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,8 @@ def test_ctrl_c_leaves_the_job_and_stop_has_it_save_what_it_has(nodes: Nodes, da
         assert "left stopped" in jobs(nodes, "stop", "left")
         text = command.wait(code=143, seconds=30)
     assert "told to stop: with a checkpoint at step" in text
-    _, step = last_checkpoint(tmp_path / "runs")
+    folders = (tmp_path / "runs" / "artifacts").glob("train-*/checkpoints/checkpoint_*")
+    step = max(int(folder.name.removeprefix("checkpoint_")) for folder in folders)
     assert f"at step {step};" in text
     # The same command with --resume goes on where it was; a few epochs more are enough to see it.
     again = ("jobs", "submit", "--address", nodes.dashboard, "--no-check", "--name", "left-again")
