@@ -64,6 +64,9 @@ def _data(manifest: BundleManifest) -> Iterator[str]:
     if manifest.config["data"]["folds"]:
         yield ""
         yield "The run used cross-validation folds in place of these splits."
+    if (source := manifest.config["data"].get("hold_out")) is not None:
+        yield ""
+        yield f"In place of these splits, the source `{source}` was the test, and the others' test images trained."
 
 
 def _metrics(manifest: BundleManifest) -> Iterator[str]:

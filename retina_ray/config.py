@@ -35,6 +35,9 @@ class DataConfig(Section):
     """The fold that is the test split; the next one is the validation split."""
     keep_test: bool = False
     """Folds are dealt among the training and validation images alone, and data.fold names the validation split."""
+    hold_out: str | None = Field(default=None, min_length=1)
+    """External validation: all images of this source are the test split, those of all other sources train or validate,
+    their test images train. Patients of the source who are also in another take part in the test alone."""
     images_per_class: int | None = Field(default=None, ge=1)
     """Keep at most this many training images per task and grade, in every stage (SALL, Table IX)."""
     masks: Fraction = 1.0
@@ -44,6 +47,12 @@ class DataConfig(Section):
     def _fold_exists(self) -> "DataConfig":
         if self.fold >= (self.folds or 1):
             raise ValueError(f"fold must be below folds ({self.folds}), got {self.fold}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_test(self) -> "DataConfig":
+        if self.hold_out is not None and self.folds is not None:
+            raise ValueError("hold_out and folds both name the test split, set one of them to null")
         return self
 
 

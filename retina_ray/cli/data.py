@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from retina_ray.cli.console import console, counting, counting_phases, error_console, print_json
+from retina_ray.cli.data_merge import merge
 from retina_ray.cli.options import AsJson
 from retina_ray.data.schema import KNOWN_TASKS, Task
 from retina_ray.errors import ConfigError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 PAPER_FRACTIONS = (0.5, 0.25, 0.25)
 """Of SALL, section IV-A."""
 
-app = typer.Typer(help="Make, convert and inspect data sets.", no_args_is_help=True)
+app = typer.Typer(help="Make, convert, merge and inspect data sets.", no_args_is_help=True)
 
 
 class Encoding(StrEnum):
@@ -171,6 +172,9 @@ def _work(address: str | None, workers: int | None) -> "Iterator[Work]":
 
     with on_cluster(address) as work:
         yield work
+
+
+app.command("merge")(merge)
 
 
 @app.command("inspect")

@@ -102,9 +102,9 @@ def ingest(
         _raise_first(rows, refused)
     usable = [index for index in range(len(rows)) if index not in refused]
     parts = plan_parts([rows[index] for index in usable], Target(image_size, encoding), store, version_of)
-    _check_out(store, parts, overwrite)
-    with _alone(store):
-        _check_out(store, parts, overwrite)  # another may have finished just now
+    check_out(store, parts, overwrite)
+    with alone_in(store):
+        check_out(store, parts, overwrite)  # another may have finished just now
         before = _manifest(store)
         if not any(rows[index].is_labelled for index in usable):
             raise _nothing_left(store, rows, refused, before)
@@ -148,8 +148,15 @@ def ingest(
 
 
 @contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """Keep other ingests out of a local folder; S3 has no locks, there `_check_unchanged` has to do."""
+def alone_in(store: Store) -> Iterator[None]:
+    """Keep other writers out of a local folder for a block; S3 has no locks, there `_check_unchanged` has to do.
+
+    Args:
+        store: the data set's place.
+
+    Raises:
+        DataError: another process makes a data set there.
+    """
     if not store.is_local:
         yield
         return
@@ -198,8 +205,17 @@ class _Verdict:
     division: Division
 
 
-def _check_out(store: Store, parts: Sequence[Part], overwrite: bool) -> None:
-    """Refuse to touch anything but a data set, and a complete one only when told to."""
+def check_out(store: Store, parts: Sequence[Part], overwrite: bool) -> None:
+    """Refuse to touch anything but a data set, and a complete one only when told to.
+
+    Args:
+        store: the data set's place, whether one is there or not.
+        parts: that the caller would make there.
+        overwrite: a complete data set may be replaced.
+
+    Raises:
+        DataError: other files are there, or a data set.
+    """
     check_shards_folder(store)
     found, begun = set(store.list()), set(store.child(PARTS).list())
     foreign = sorted(found - {MANIFEST, SHARDS, QUARANTINE, PARTS})

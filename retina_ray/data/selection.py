@@ -13,7 +13,7 @@ import numpy as np
 from retina_ray.data.schema import NO_GRADE, SPLITS, require_tasks
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.splits import assign_folds
-from retina_ray.errors import DataError
+from retina_ray.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Selection:
     """The rows and visible grades of a run.
 
     Attributes:
-        rows: data set rows (n,) int64 of each split of `SPLITS`, ascending.
+        rows: data set rows (n,) int64 of each split of `SPLITS`, ascending; a row may be in none of them.
         grades: per task (N,) int8 over the whole data set, -1 where there is none or it is hidden.
         has_mask: (N,) bool, whether there is a lesion mask to be used.
         image_ids: (N,) the images' names, which seeded draws go by.
@@ -49,6 +49,7 @@ def select(
     folds: int | None = None,
     fold: int = 0,
     keep_test: bool = False,
+    hold_out: str | None = None,
     images_per_class: int | None = None,
     masks: float = 1.0,
     seed: int = 0,
@@ -62,17 +63,21 @@ def select(
         folds: number of patient-grouped folds that replace the stored splits.
         fold: the test fold; the next one validates, the others train.
         keep_test: deal the folds among the training and validation images alone; then ``fold`` validates.
+        hold_out: source that is the test split in full, see `_source_held_out`; not with ``folds``.
         images_per_class: at most this many training images per task and grade (SALL, Table IX).
         masks: fraction of the training images' lesion masks that is used.
         seed: of hidden grades and of the shares kept.
 
     Raises:
-        ConfigError: a task is not in the data set.
+        ConfigError: a task, or the source to hold out, is not in the data set, or there is no other source.
         DataError: a task has no graded image in one of the splits.
     """
     require_tasks(tasks, dataset.grades)
     grades = {task: dataset.grades[task].copy() for task in tasks}
-    split_of = _split_of(dataset, folds, fold, keep_test=keep_test)
+    if hold_out is None:
+        split_of = _split_of(dataset, folds, fold, keep_test=keep_test)
+    else:
+        split_of = _source_held_out(dataset, hold_out)
     rows = {split: np.flatnonzero(split_of == split) for split in SPLITS}
     ids = dataset.image_ids
     if hide_grades == "half":
@@ -86,10 +91,13 @@ def select(
     for task in tasks:
         for split in SPLITS:
             if not len(selection.graded(split, [task])):
-                raise DataError(
-                    f"no {split} image has a grade for the task", task, "give the data set all three splits"
-                )
+                raise _no_grade(dataset, split, task, hold_out)
     return selection
+
+
+def sources_of(dataset: ShardedDataset) -> tuple[str, ...]:
+    """Return the names of the sources that a data set's images come from, sorted; `select` can hold one of them out."""
+    return tuple(str(name) for name in np.unique(dataset.sources))
 
 
 def take_ratio(
@@ -138,6 +146,40 @@ def _validation_fold(dataset: ShardedDataset, folds: int, fold: int) -> np.ndarr
     parts = assign_folds(list(dataset.group_ids[rows]), grades, folds=folds, seed=0)
     named[rows] = np.where(parts == fold, "validation", "train")
     return named
+
+
+def _source_held_out(dataset: ShardedDataset, source: str) -> np.ndarray:
+    """Return the split of each row when one source is the test, "" for a row that takes no part.
+
+    Patients never cross: of those with images in the source, the images of other sources take no part. All others keep
+    to training or validation, as stored; those stored as test train, for this run has another test.
+    """
+    sources = sources_of(dataset)
+    if source not in sources:
+        raise ConfigError(
+            "the data set has no such source", source, f"set data.hold_out to one of: {', '.join(sources)}"
+        )
+    if len(sources) == 1:
+        fix = "join data sets with `retina-ray data merge` first"
+        raise ConfigError("all images of the data set are of the source to hold out", source, fix)
+    held = dataset.sources == source
+    groups = dataset.group_ids
+    named = np.full(len(dataset), "train", dtype=object)
+    named[np.isin(groups, groups[~held & (dataset.splits == "validation")])] = "validation"
+    named[np.isin(groups, groups[held])] = ""
+    named[held] = "test"
+    return named
+
+
+def _no_grade(dataset: ShardedDataset, split: str, task: str, hold_out: str | None) -> DataError:
+    if hold_out is None:
+        return DataError(f"no {split} image has a grade for the task", task, "give the data set all three splits")
+    if split == "test":
+        graded = np.unique(dataset.sources[dataset.grades[task] != NO_GRADE])
+        fix = f"hold out one of {', '.join(graded) or 'none'}, or set method.tasks to what the source grades"
+        return DataError(f"the source {hold_out} that is held out has no grade for the task", task, fix)
+    fix = "merge it with a data set whose splits have some, or leave the task out"
+    return DataError(f"without the source {hold_out}, no {split} image has a grade for the task", task, fix)
 
 
 def _keep_one_grade(grades: dict[str, np.ndarray], rows: np.ndarray, ids: np.ndarray, seed: int) -> None:

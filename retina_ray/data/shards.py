@@ -33,6 +33,7 @@ class ShardedDataset:
         manifest: what ``dataset.json`` says.
         image_ids, group_ids, sources, splits: (N,) str.
         grades: per task (N,) int8, -1 where there is no grade.
+        lateralities: (N,) str, left or right, empty where it is not known.
         has_mask: (N,) bool.
     """
 
@@ -47,6 +48,7 @@ class ShardedDataset:
         self.image_ids, self.group_ids, self.sources, self.splits = (
             table[name].to_numpy().astype(str) for name in ("image_id", "group_id", "source", "split")
         )
+        self.lateralities = table["laterality"].fill_null("").to_numpy().astype(str)
         self.grades: dict[str, NDArray[np.int8]] = {
             task.name: table[grade_column(task.name)].fill_null(NO_GRADE).to_numpy() for task in manifest.tasks
         }

@@ -312,6 +312,7 @@ def select_rows(config: RunConfig, dataset: ShardedDataset) -> Selection:
         folds=config.data.folds,
         fold=config.data.fold,
         keep_test=config.data.keep_test,
+        hold_out=config.data.hold_out,
         images_per_class=config.data.images_per_class,
         masks=config.data.masks,
         seed=config.seed,
