@@ -52,7 +52,7 @@ def evaluate(
         raise ConfigError("unknown split", split, f"choose one of {', '.join(SPLITS)}")
     if low_resolution and data is None:
         raise ConfigError("--low-resolution is about --data", "not given", "add --data, or leave it out")
-    table, configs = _of_runs(runs, split) if data is None else _of_bundle(runs, data, split, low_resolution)
+    table, configs = _pooled(runs, split) if data is None else of_bundle(runs, data, split, low_resolution)
     if screening:
         table = as_screening(table)
     settings = agreed_settings(configs, {"bootstrap": bootstrap, "level": level, "bins": bins})
@@ -87,23 +87,52 @@ def agreed_settings(configs: Configs, given: Mapping[str, Any]) -> EvaluateConfi
     return config.evaluate
 
 
-def _of_runs(runs: Sequence[str], split: str) -> "tuple[pa.Table, Configs]":
-    import pyarrow.compute as pc
+def of_runs(runs: Sequence[str], split: str) -> "tuple[list[tuple[str, pa.Table]], Configs]":
+    """Return the prediction table of each run, all splits, and its configuration.
 
-    from retina_ray.metrics.table import graded_tasks, pool_runs
+    Args:
+        runs: folders of finished runs.
+        split: of which each must have predicted a graded image.
+
+    Raises:
+        ConfigError: there is no run.
+        DataError: it is not finished, or has predicted no graded image of the split.
+    """
+    from retina_ray.metrics.table import graded_tasks
     from retina_ray.orchestration.run_folder import RunFolder
 
     folders = [(run, RunFolder.open(run)) for run in runs]
     tables = [(run, folder.predictions()) for run, folder in folders]
     for run, table in tables:
         if not graded_tasks(table, split=split):
-            raise DataError(f"no image of the {split} split has a grade in", run, "choose another --split")
+            raise DataError(f"no image of the {split} split has a grade in", run, "choose another split, or other runs")
+    return tables, [(run, folder.config()) for run, folder in folders]
+
+
+def _pooled(runs: Sequence[str], split: str) -> "tuple[pa.Table, Configs]":
+    import pyarrow.compute as pc
+
+    from retina_ray.metrics.table import pool_runs
+
+    tables, configs = of_runs(runs, split)
     # Only the split that is asked for: what one fold tests, another validates with.
-    rows = [(run, table.filter(pc.field("split") == split)) for run, table in tables]
-    return pool_runs(rows), [(run, folder.config()) for run, folder in folders]
+    return pool_runs([(run, table.filter(pc.field("split") == split)) for run, table in tables]), configs
 
 
-def _of_bundle(paths: Sequence[str], data: str, split: str, low_resolution: bool) -> "tuple[pa.Table, Configs]":
+def of_bundle(paths: Sequence[str], data: str, split: str, low_resolution: bool) -> "tuple[pa.Table, Configs]":
+    """Return the predictions of a bundle on a split of a data set, and the bundle's configuration.
+
+    Args:
+        paths: the bundle, one.
+        data: address of the data set.
+        split: train, validation or test.
+        low_resolution: see `predict_dataset`.
+
+    Raises:
+        ConfigError: several bundles, or one that takes no low-resolution images.
+        BundleError: there is no bundle.
+        DataError: the data set has no graded image of the bundle's tasks in the split.
+    """
     from retina_ray.bundle import Bundle
     from retina_ray.orchestration.bundle_evaluation import predict_dataset
 

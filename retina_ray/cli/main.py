@@ -10,7 +10,20 @@ import traceback
 import typer
 from pydantic import ValidationError
 
-from retina_ray.cli import data, demo, evaluate, jobs, models, predict, recipes, report, serve, train, tune
+from retina_ray.cli import (
+    data,
+    demo,
+    evaluate,
+    jobs,
+    models,
+    predict,
+    recipes,
+    report,
+    serve,
+    train,
+    tune,
+    validate,
+)
 from retina_ray.cli.console import error_console
 from retina_ray.errors import RetinaRayError, StoppedError
 
@@ -28,6 +41,7 @@ app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
+app.command("validate")(validate.validate)
 app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.add_typer(models.app, name="models")

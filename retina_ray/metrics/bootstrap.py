@@ -5,7 +5,7 @@ patient and then weighted: 1000 resamples cost one matrix product. Letters: ``n`
 ``R`` resamples. What is not here: the definitions of the metrics (``grading``), which these must match exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,22 +123,95 @@ def bootstrap_samples(
     names, group_of = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         return {name: np.full(resamples, np.nan) for name in METRICS}
-    sums_by_group = _sums_by_group(values, grades, group_of, len(names), bins)
+    measure = _Resampled(values, grades, group_of, len(names), bins)
     rng = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK_VALUES // len(grades))
-    parts = []
-    for start in range(0, resamples, chunk):
-        counts = draw_group_counts(rng, len(names), min(chunk, resamples - start))
-        part = _from_sums(counts.astype(np.float64) @ sums_by_group, values.shape[1], bins)
-        part["auroc"] = _weighted_auroc(values, grades, counts.T[group_of].astype(np.float64))
-        parts.append(part)
+    parts = [measure(draw_group_counts(rng, len(names), size)) for size in chunks(resamples, len(grades))]
     return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
+
+
+def gap_samples(
+    probabilities: npt.NDArray[Any],
+    truth: npt.NDArray[Any],
+    groups: npt.NDArray[Any],
+    inside: npt.NDArray[np.bool_],
+    *,
+    resamples: int = 1000,
+    bins: int = DEFAULT_BINS,
+    seed: int,
+) -> dict[str, Floats]:
+    """Return every metric of some of the images minus that of the others on every resample, (R,) each.
+
+    Patients are resampled within three strata: those with images inside alone, outside alone, and on both sides. So a
+    patient whose two eyes are on different sides counts as often on both, as a paired comparison has it; all others are
+    drawn independently for each side; and no resample leaves a side empty.
+
+    Args:
+        probabilities: (n, K), rows sum to 1.
+        truth: (n,), in [0, K).
+        groups: (n,), patient of each image.
+        inside: (n,), the images that are compared with all others; some are, some are not.
+        resamples: R.
+        bins: bins of ``ece`` and ``mce``.
+        seed: of the draws.
+
+    Returns:
+        nan with fewer than two patients on one side.
+
+    Raises:
+        DataError: probabilities that are not distributions, or a grade outside [0, K).
+    """
+    values, grades = checked(probabilities, truth)
+    names, group_of = np.unique(groups, return_inverse=True)
+    has_inside, has_outside = (np.bincount(group_of[side], minlength=len(names)) > 0 for side in (inside, ~inside))
+    if min(has_inside.sum(), has_outside.sum()) < 2:
+        return {name: np.full(resamples, np.nan) for name in METRICS}
+    strata = [np.flatnonzero(each) for each in (has_inside & ~has_outside, has_outside & ~has_inside)]
+    strata.append(np.flatnonzero(has_inside & has_outside))
+    measures = [_Resampled(values[side], grades[side], group_of[side], len(names), bins) for side in (inside, ~inside)]
+    rng = np.random.default_rng(seed)
+    parts = []
+    for size in chunks(resamples, len(grades)):
+        counts = np.zeros((size, len(names)), dtype=np.int64)
+        for members in strata:
+            if len(members):
+                counts[:, members] = draw_group_counts(rng, len(members), size)
+        one, other = (measure(counts) for measure in measures)
+        parts.append({name: one[name] - other[name] for name in METRICS})
+    return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
+
+
+def chunks(resamples: int, num_images: int) -> Iterator[int]:
+    """Yield how many resamples to hold at once, which add up to ``resamples``; bounds memory for that many images."""
+    chunk = max(1, _CHUNK_VALUES // max(1, num_images))
+    for start in range(0, resamples, chunk):
+        yield min(chunk, resamples - start)
 
 
 def draw_group_counts(rng: np.random.Generator, num_groups: int, resamples: int) -> npt.NDArray[np.int64]:
     """Return how often each resample drew each group, (R, G); rows sum to G."""
     drawn = rng.integers(num_groups, size=(resamples, num_groups)) + np.arange(resamples)[:, None] * num_groups
     return np.bincount(drawn.ravel(), minlength=resamples * num_groups).reshape(resamples, num_groups)
+
+
+class _Resampled:
+    """Measures resamples of some images, from how often each resample drew each group."""
+
+    def __init__(
+        self,
+        values: Floats,
+        grades: npt.NDArray[np.int64],
+        group_of: npt.NDArray[np.intp],
+        num_groups: int,
+        bins: int,
+    ) -> None:
+        self._values, self._grades, self._group_of, self._bins = values, grades, group_of, bins
+        self._sums_by_group = _sums_by_group(values, grades, group_of, num_groups, bins)
+
+    def __call__(self, counts: npt.NDArray[np.int64]) -> dict[str, Floats]:
+        """Return every metric, (R,) each, of counts (R, G); every resample holds at least one image."""
+        measured = _from_sums(counts.astype(np.float64) @ self._sums_by_group, self._values.shape[1], self._bins)
+        weights = counts.T[self._group_of].astype(np.float64)
+        return {**measured, "auroc": _weighted_auroc(self._values, self._grades, weights)}
 
 
 def _sums_by_group(

@@ -228,6 +228,12 @@ def as_screening(table: pa.Table) -> pa.Table:
     return validate(pa.table({name: columns.get(name, table[name]) for name in PREDICTION_SCHEMA.names}))
 
 
+def as_model(table: pa.Table, name: str) -> pa.Table:
+    """Return the same rows as predictions of a model of that name."""
+    column = PREDICTION_SCHEMA.get_field_index("model")
+    return table.set_column(column, PREDICTION_SCHEMA.field(column), pa.array([name] * len(table), pa.string()))
+
+
 def graded_tasks(table: pa.Table, *, split: str) -> list[tuple[str, str]]:
     """Return the (model, task) pairs that have graded images in the split, sorted by task, then model."""
     rows = table.filter((pc.field("split") == split) & (pc.field("truth") != UNKNOWN_TRUTH))

@@ -14,7 +14,7 @@ from retina_ray.data.store import Store
 from retina_ray.errors import DataError
 from retina_ray.metrics.comparison import TaskDifference, paired_differences
 from retina_ray.metrics.grading import grading_metrics
-from retina_ray.metrics.table import PREDICTION_SCHEMA, Predictions, graded_tasks, select, validate
+from retina_ray.metrics.table import Predictions, as_model, graded_tasks, select, validate
 from retina_ray.orchestration.run_folder import BUNDLE, PREDICTIONS, RunFolder
 from retina_ray.promotion import FIGURES, same_test
 
@@ -35,7 +35,7 @@ def paired_gains(
     Returns:
         Nothing for a task whose test images are not the same in both; empty without the predictions of both.
     """
-    before, after = _predictions_behind(*champion), _predictions_behind(*candidate)
+    before, after = _tests_behind(*champion), _tests_behind(*candidate)
     settings = champion[1].config["evaluate"]
     if before is None or after is None or not settings["bootstrap"]:
         return {}
@@ -44,7 +44,7 @@ def paired_gains(
         for task in champion[1].tasks
         if same_test(task, champion[1], candidate[1]) and _same_images(before, after, task.name)
     ]
-    both = pa.concat_tables([_named(before, "champion"), _named(after, "candidate")])
+    both = pa.concat_tables([as_model(before, "champion"), as_model(after, "candidate")])
     found = paired_differences(
         both.filter(pc.field("task").isin(pa.array(tasks, pa.string()))),
         baseline="champion",
@@ -56,11 +56,15 @@ def paired_gains(
     return {difference.task: difference for difference in found}
 
 
-def _predictions_behind(bundle: str, manifest: BundleManifest) -> pa.Table | None:
-    """Return the rows that a bundle's test figures were measured from, or None where they are not at hand.
+def predictions_behind(bundle: str, manifest: BundleManifest) -> pa.Table | None:
+    """Return what a bundle's model predicted in its run, all splits, or None where that is not at hand.
 
-    The bundle vouches for its figures, not for the table beside it, and names no model of that table: the one whose
-    rows give these figures is looked for.
+    The bundle vouches for its test figures, not for the table beside it, and names no model of that table: the one
+    whose rows give these figures is looked for.
+
+    Args:
+        bundle: its address; a local one is absolute.
+        manifest: the bundle's.
     """
     folder, _, last = bundle.removeprefix("file://").rpartition("/")
     if last != BUNDLE or not folder.startswith(("/", "s3://")):
@@ -74,7 +78,12 @@ def _predictions_behind(bundle: str, manifest: BundleManifest) -> pa.Table | Non
         return None
     models = sorted({model for model, _ in graded_tasks(table, split=_SPLIT)})
     behind = next((model for model in models if _gives(table, model, manifest)), None)
-    return None if behind is None else table.filter((pc.field("model") == behind) & (pc.field("split") == _SPLIT))
+    return None if behind is None else table.filter(pc.field("model") == behind)
+
+
+def _tests_behind(bundle: str, manifest: BundleManifest) -> pa.Table | None:
+    table = predictions_behind(bundle, manifest)
+    return None if table is None else table.filter(pc.field("split") == _SPLIT)
 
 
 def _gives(table: pa.Table, model: str, manifest: BundleManifest) -> bool:
@@ -101,8 +110,3 @@ def _same_images(left: pa.Table, right: pa.Table, task: str) -> bool:
     order = [(name, "ascending") for name in columns]
     one, other = (table.filter(pc.field("task") == task).select(columns).sort_by(order) for table in (left, right))
     return bool(one.equals(other))
-
-
-def _named(table: pa.Table, name: str) -> pa.Table:
-    column = PREDICTION_SCHEMA.get_field_index("model")
-    return table.set_column(column, PREDICTION_SCHEMA.field(column), pa.array([name] * len(table)))
