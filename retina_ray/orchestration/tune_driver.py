@@ -20,6 +20,7 @@ from retina_ray.orchestration.search_folder import SearchFolder, plain_goals
 from retina_ray.orchestration.search_tracking import SearchTracker
 from retina_ray.orchestration.shared_stages import draw, train_shared
 from retina_ray.orchestration.trial_resources import share_among_trials, with_gpus
+from retina_ray.orchestration.trials import run_trials, trial_base
 from retina_ray.orchestration.tune_trial import fold_config, run_trial
 from retina_ray.search.goals import Goal, goals_of, require_comparable
 from retina_ray.search.journal import Journal, TrialRecord
@@ -186,38 +187,17 @@ def _tune(
     share: WorkerResources,
     concurrent: int,
 ) -> None:
-    base = override(config, {"runtime.cpus_per_worker": share.cpus, "runtime.use_gpu": share.use_gpu})
-    in_process = {"cpu": share.cpus, **({"gpu": share.gpus} if share.use_gpu else {})}
-    # A trial that trains on workers of its own only waits for them. Any share of a CPU would be one too many where they
-    # take all there are, and they would wait for ever; every head node has this resource.
-    resources = in_process if share.workers == 0 else {"node:__internal_head__": 0.001}
-    trainable = ray.tune.with_parameters(run_trial, base=base.model_dump(mode="json"), folds=options.cv)
-    tuner = ray.tune.Tuner(
-        ray.tune.with_resources(trainable, resources),
-        tune_config=ray.tune.TuneConfig(
-            num_samples=live.left * (1 + MAX_DEATHS),  # at most; the searcher says when it is over
-            search_alg=JournalSearcher(live),
-            scheduler=JournalScheduler(live),
-            max_concurrent_trials=concurrent,
-            time_budget_s=options.time_budget_s,
-            # A process has imported everything already, and one that trains itself can be stopped without being ended.
-            reuse_actors=share.workers == 0,
-            trial_dirname_creator=_folder_name,
-        ),
-        run_config=ray.tune.RunConfig(
-            name="tune",
-            storage_path=store.uri,
-            verbose=0,
-            # Ray Tune gives up on a trial whose process dies while it starts or is handed on to it, however many
-            # failures are allowed. So the searcher hands out again what died.
-            failure_config=ray.tune.FailureConfig(max_failures=0),
-        ),
-    )
+    base = trial_base(config, share).model_dump(mode="json")
     try:
-        tuner.fit()
+        run_trials(
+            ray.tune.with_parameters(run_trial, base=base, folds=options.cv),
+            JournalSearcher(live),
+            store=store,
+            share=share,
+            concurrent=concurrent,
+            samples=live.left * (1 + MAX_DEATHS),  # at most; the searcher says when it is over
+            scheduler=JournalScheduler(live),
+            time_budget_s=options.time_budget_s,
+        )
     except ray.tune.TuneError as error:
         raise (live.error or error) from error
-
-
-def _folder_name(trial: Any) -> str:
-    return f"trial-{trial.config['number']:05}"
