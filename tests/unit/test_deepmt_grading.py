@@ -30,6 +30,7 @@ from retina_ray.models.deepmt.spatial_pyramid import SpatialPyramidPooling
         ("mobilenet_v2", (1280,), (4,)),
         ("mobilenet_v3_small", (576,), (4,)),
         ("efficientnet_b0", (1280,), (4,)),
+        ("googlenet", (1024,), (4,)),
         ("inception_v3", (2048,), (2,)),
     ],
 )
@@ -47,9 +48,9 @@ def test_a_family_has_maps_of_these_channels_and_sizes(
     assert shapes == [(2, count, side, side) for count, side in zip(channels, sides, strict=True)]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "inception_v3"])
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet", "inception_v3"])
 def test_the_last_map_is_what_the_classifier_pools(name: str, tmp_path: Path) -> None:
-    options = {"init_weights": False} if name == "inception_v3" else {}
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     torch.save(torchvision.models.get_model(name, **options).state_dict(), tmp_path / "weights.pth")
     backbone, _ = build_backbone(name, weights=str(tmp_path / "weights.pth"))
     stages, _ = build_feature_maps(name, weights=str(tmp_path / "weights.pth"))

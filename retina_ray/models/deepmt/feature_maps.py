@@ -11,11 +11,11 @@ import functools
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models import DenseNet, Inception3, ResNet
+from torchvision.models import DenseNet, GoogLeNet, Inception3, ResNet
 
 from retina_ray.models.backbones import build_trunk, check_name, classifier_names
 
-_FAMILIES = ("densenet", "efficientnet_", "inception_v3", "mobilenet_", "resnet", "squeezenet", "vgg")
+_FAMILIES = ("densenet", "efficientnet_", "googlenet", "inception_v3", "mobilenet_", "resnet", "squeezenet", "vgg")
 
 _PROBE_PIXELS = 96
 """Side of the image that counts channels; Inception takes none below 75."""
@@ -30,7 +30,7 @@ def build_feature_maps(name: str, *, weights: str = "none") -> tuple[nn.ModuleLi
     """Build the layers of a torchvision classifier from the image to the last map before its pooling.
 
     A ResNet has four stages, the stem being part of the first, the finest; any other network is one stage. ReLUs are
-    modules, except those of Inception, which torchvision writes as functions.
+    modules, except those of Inception and GoogLeNet, which torchvision writes as functions.
 
     Args:
         name: one of ``feature_map_names()``, e.g. ``resnet18`` (DeepMT-DR, section IV-A).
@@ -65,7 +65,7 @@ def _stages(trunk: nn.Module) -> nn.ModuleList:
         return nn.ModuleList([finest, trunk.layer2, trunk.layer3, trunk.layer4])
     if isinstance(trunk, DenseNet):
         return nn.ModuleList([nn.Sequential(trunk.features, nn.ReLU(inplace=True))])
-    if isinstance(trunk, Inception3):
+    if isinstance(trunk, GoogLeNet | Inception3):
         layers = dict(trunk.named_children())
         for after_the_maps in ("avgpool", "dropout", "fc"):
             del layers[after_the_maps]
@@ -74,7 +74,7 @@ def _stages(trunk: nn.Module) -> nn.ModuleList:
 
 
 class _InceptionRange(nn.Module):
-    """Rescales ImageNet-normalised RGB to mean 0.5 and deviation 0.5, which Inception's published weights expect.
+    """Rescales ImageNet-normalised RGB to mean 0.5 and deviation 0.5, which both Inceptions' published weights expect.
 
     It does so for other weights too, as ``backbones.build_backbone`` does, so that a saved network computes what was
     trained. Planes after the first three, such as lesion maps, pass unchanged.
