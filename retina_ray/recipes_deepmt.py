@@ -12,7 +12,7 @@ from retina_ray.config_method import DeepMTConfig
 
 Recipe = Callable[[], RunConfig]
 
-_ALONE = {
+ALONE = {
     "method.super_resolution.mode": "none",
     "method.segmentation.mode": "none",
     "method.evidence.map": "none",
@@ -86,7 +86,7 @@ def _variant(name: str, summary: str, changes: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "without_isr": ("Fig. 10a: without super-resolution.", {"method.super_resolution.mode": "none"}),
     "independent_isr": ("Fig. 10a: super-resolution fixed.", {"method.super_resolution.mode": "independent"}),
     "without_segmentation": ("Fig. 10b: without lesion segmentation.", {"method.segmentation.mode": "none"}),
@@ -115,19 +115,19 @@ _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "masks_25": ("Section V-D: a quarter of the lesion masks.", {"data.masks": 0.25}),
     "masks_50": ("Section V-D: half of the lesion masks.", {"data.masks": 0.5}),
     "masks_75": ("Section V-D: three quarters of the lesion masks.", {"data.masks": 0.75}),
-    "resnet18": ("Table I: ResNet-18 alone, on bicubic enlargement.", _ALONE),
+    "resnet18": ("Table I: ResNet-18 alone, on bicubic enlargement.", ALONE),
     "inception_v3": (
         "Table I: Inception-v3 alone, on bicubic enlargement.",
-        {**_ALONE, "method.grading.backbone": "inception_v3"},
+        {**ALONE, "method.grading.backbone": "inception_v3"},
     ),
     "densenet121": (
         "Table I: DenseNet-121 alone, on bicubic enlargement.",
-        {**_ALONE, "method.grading.backbone": "densenet121"},
+        {**ALONE, "method.grading.backbone": "densenet121"},
     ),
     **{
         f"{backbone}_at_{pixels}": (
             f"Finding 1, Fig. 3a: {backbone} with spatial pyramid pooling at {pixels} px.",
-            {**_ALONE, "method.scale": 1, "data.image_size": pixels, "method.grading.backbone": backbone},
+            {**ALONE, "method.scale": 1, "data.image_size": pixels, "method.grading.backbone": backbone},
         )
         for backbone in ("vgg16", "squeezenet1_1", "resnet18", "densenet121")
         for pixels in (128, 256, 512, 1024)
@@ -155,6 +155,6 @@ RECIPES: dict[str, Recipe] = {
     "deepmt_debug": deepmt_debug,
     **{
         name: _variant(name, summary, changes)
-        for name, (summary, changes) in ((f"deepmt_{key}", value) for key, value in _VARIANTS.items())
+        for name, (summary, changes) in ((f"deepmt_{key}", value) for key, value in VARIANTS.items())
     },
 }

@@ -19,6 +19,7 @@ from retina_ray.cli import (
     predict,
     recipes,
     report,
+    reproduce,
     serve,
     train,
     tune,
@@ -43,6 +44,7 @@ app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("validate")(validate.validate)
 app.command("report")(report.report)
+app.command("reproduce")(reproduce.reproduce)
 app.command("predict")(predict.predict)
 app.add_typer(models.app, name="models")
 app.add_typer(serve.app, name="serve")

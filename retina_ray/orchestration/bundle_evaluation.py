@@ -19,15 +19,15 @@ from retina_ray.training.stage import loader_backend
 from retina_ray.training.world import World
 
 
-def predict_dataset(bundle: Bundle, data: str, *, split: str, low_resolution: bool = False) -> pa.Table:
-    """Return the prediction table of a bundle over one split of a data set.
+def predict_dataset(bundle: Bundle, data: str, *, split: str | None, low_resolution: bool = False) -> pa.Table:
+    """Return the prediction table of a bundle over one split of a data set, or over all of it.
 
     The probabilities are the networks' own, before calibration, as in a run's table.
 
     Args:
         bundle: the model.
         data: folder or prefix of the data set.
-        split: which of its images.
+        split: which of its images; None: all.
         low_resolution: its photographs are what a super-resolving network takes, and are not degraded first.
 
     Raises:
@@ -42,9 +42,10 @@ def predict_dataset(bundle: Bundle, data: str, *, split: str, low_resolution: bo
     if not tasks:
         asked = ", ".join(task.name for task in bundle.manifest.tasks)
         raise DataError("the data set grades none of the bundle's tasks", data, f"it needs one of {asked}, same grades")
-    rows = np.flatnonzero(dataset.splits == split)
+    rows = np.arange(len(dataset.splits)) if split is None else np.flatnonzero(dataset.splits == split)
     if not any((dataset.grades[task.name][rows] != NO_GRADE).any() for task in tasks):
-        raise DataError(f"no image of the {split} split has a grade in", data, "choose another --split")
+        where = "" if split is None else f" of the {split} split"
+        raise DataError(f"no image{where} has a grade in", data, "choose another --split, or a graded data set")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     world = World(device=device)
     loader = Loader(

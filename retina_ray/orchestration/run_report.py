@@ -73,7 +73,7 @@ def _from_images(
         selection = select_rows(config, dataset)
     except RetinaRayError as error:
         return {}, {}, [f"Left out: the numbers of graded images and the panels of test images ({error})."]
-    counts = _count_grades(selection, dataset.tasks)
+    counts = count_grades(selection, dataset.tasks)
     sall = isinstance(config.method, SallConfig)
     notes = report_sall.notes(config.method) if isinstance(config.method, SallConfig) else []
     try:
@@ -95,7 +95,7 @@ def _dataset_of_run(config: RunConfig, fingerprint: str) -> ShardedDataset:
     return dataset
 
 
-def _count_grades(selection: Selection, tasks: Sequence[Task]) -> Counts:
+def count_grades(selection: Selection, tasks: Sequence[Task]) -> Counts:
     """Return the images per visible grade of a run, by split and by each of its tasks."""
     num_grades = {task.name: task.num_grades for task in tasks}
     return {

@@ -53,10 +53,12 @@ def train_driver(
     return execute(prepare(config, resume=resume), listener)
 
 
-def execute(run: PreparedRun, listener: Callable[[Record], None]) -> RunResult:
-    """Train a prepared run; see `train_driver`."""
+def execute(
+    run: PreparedRun, listener: Callable[[Record], None], *, slots: int | None = None, trial: str = ""
+) -> RunResult:
+    """Train a prepared run; see `train_driver`, and `stage_runner` for slots and trial."""
     config = run.config
-    with stage_runner(run, listener) as runner:
+    with stage_runner(run, listener, slots=slots, trial=trial) as runner:
         run.folder.begin(config, run.dataset.manifest, runner.keys)
         artifacts = runner.run(run.plan.stages)
     predictions = artifacts[TEST].predictions()
@@ -64,8 +66,8 @@ def execute(run: PreparedRun, listener: Callable[[Record], None]) -> RunResult:
     run.folder.write_history({name: artifact.history() for name, artifact in artifacts.items()})
     summaries = summarise_test(predictions, config)
     run.folder.write_metrics(summaries)
-    run.folder.update(stages={name: artifact.facts for name, artifact in artifacts.items()})
     model = next(stage.model for stage in run.plan.stages if stage.name in run.plan.finals)
+    run.folder.update(model=model, stages={name: artifact.facts for name, artifact in artifacts.items()})
     return RunResult(run.folder, model, summaries, artifacts)
 
 

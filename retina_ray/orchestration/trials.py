@@ -52,7 +52,7 @@ def run_trials(
         tune_config=ray.tune.TuneConfig(
             num_samples=samples,
             search_alg=searcher,
-            scheduler=scheduler or FIFOScheduler(),  # type: ignore[no-untyped-call]  # Ray's
+            scheduler=scheduler or FIFOScheduler(),
             max_concurrent_trials=concurrent,
             time_budget_s=time_budget_s,
             # A process has imported everything already, and one that trains itself can be stopped without being ended.

@@ -40,6 +40,7 @@ RANKS = {
     "retina_ray.client": 4,
     "retina_ray.client_transport": 4,
     "retina_ray.report": 4,
+    "retina_ray.reproduce": 4,
     "retina_ray.bundle": 4,
     "retina_ray.bundle_manifest": 4,
     "retina_ray.bundle_statistics": 4,

@@ -1,0 +1,108 @@
+"""Every table and figure of the papers, from its name to its files, at the debug budget and in this process."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retina_ray.cli.main import run
+from retina_ray.reproduce.catalogue import EXPERIMENTS
+
+WITH_PICTURES = {name for name in EXPERIMENTS if "figure" in name}
+WITHOUT_TABLE = {"sall-figure8"}
+
+
+def reproduce(name: str, storage: Path, *more: str) -> int:
+    arguments = ["--budget", "debug", "--storage", str(storage), "--no-tune"]
+    return run(["reproduce", name, *arguments, "--set", "runtime.cpus_per_worker=1", *more])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_runs_from_its_name_to_its_files(
+    name: str, storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(name, storage, "--json") == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    record = json.loads(Path(files["results.json"]).read_text())
+    assert record["experiment"] == name
+    assert "drawn" in record["not_comparable"]
+    pictures = [file for file in files if file.endswith(".png")]
+    assert bool(pictures) == (name in WITH_PICTURES)
+    for picture in pictures:
+        pixels = np.asarray(Image.open(files[picture]).convert("L"))
+        assert min(pixels.shape) > 300
+        assert pixels.std() > 5, "not blank"
+        assert "<svg" in Path(files[picture.replace(".png", ".svg")]).read_text()
+    if name in WITHOUT_TABLE:
+        assert "table.md" not in files
+        return
+    rows = list(csv.DictReader(io.StringIO(Path(files["table.csv"]).read_text())))
+    measured = [row for row in rows if row["mean"]]
+    assert measured
+    assert all(np.isfinite(float(row["mean"])) for row in measured)
+    text = Path(files["table.md"]).read_text()
+    assert "Not comparable" in text or not re.search(r"paper \|", text)
+    for row in measured:
+        assert row["figure"] in text
+    assert Path(files["table.tex"]).read_text().count(r"\end{tabular}") == 1
+
+
+def test_what_is_finished_is_not_trained_again(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def trained() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in storage.glob("artifacts/*/artifact.json")}
+
+    assert reproduce("sall-figure7", storage) == 0
+    before, table = trained(), (storage / "sall-figure7/table.csv").read_bytes()
+    assert reproduce("sall-figure7", storage) == 0
+    assert reproduce("sall-figure7", storage, "--name", "again") == 0
+    assert trained() == before
+    assert (storage / "sall-figure7/table.csv").read_bytes() == table == (storage / "again/table.csv").read_bytes()
+    assert "1 of 1 runs are there" in capsys.readouterr().err
+
+
+def test_seeds_and_folds_are_pooled(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--name", "folded", "--seeds", "2", "--folds", "3")
+    assert reproduce("sall-figure7", storage, *more) == 0
+    capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO((storage / "folded/table.csv").read_text())))
+    accuracy = [row for row in rows if row["figure"] == "DR acc"]
+    assert {row["seeds"] for row in accuracy} == {"2"}
+    assert {row["images"] for row in accuracy} == {"48"}, "every drawn DR image is tested once"
+    assert all(float(row["low"]) <= float(row["mean"]) <= float(row["high"]) for row in accuracy)
+    assert len(list(storage.glob("folded.T3-sa-mt.s*.f*/predictions.parquet"))) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sall-tabel3"], "did you mean sall-table3"),
+        (["sall-table3", "--external", "somewhere"], "takes no external data set"),
+        (["sall-table8", "--set", "method.tasks=[dr, amd]", "--name", "two"], "takes 3 tasks"),
+        (["deepmt-table2", "--folds", "3", "--name", "ext"], "leave it out"),
+        (["sall-figure7", "--set", "train.epochs=2"], "choose another --name"),
+        (["sall-figure7", "--name", "folded.T3-sa-mt.s0.f0"], "a run has this name"),
+        (["sall-table3", "--budget", "large"], "large"),
+    ],
+)
+def test_a_wrong_request_is_explained(
+    arguments: list[str], message: str, storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(arguments[0], storage, *arguments[1:]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_data_set_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["reproduce", "sall-table3", "--storage", str(tmp_path)]) == 2
+    assert "--data" in capsys.readouterr().err
+
+
+def test_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["reproduce", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in EXPERIMENTS)
+    assert "Table III: with and without synergic labels" in listed
