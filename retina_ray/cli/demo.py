@@ -34,6 +34,10 @@ def demo(
     keep_serving: Annotated[
         bool, typer.Option("--keep-serving", help="Leave the champion served until Ctrl-C.")
     ] = False,
+    serve_config: Annotated[
+        Path | None,
+        typer.Option("--serve-config", help="Configuration of the endpoint; without one, serve_apps/local.yaml."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw two diseases, train SALL on two Ray workers, search for a better one, serve the champion and ask it.
@@ -80,7 +84,7 @@ def demo(
     truth = _draw_photograph(photograph, task=config.method.tasks[0], seed=config.seed + 1)
     champion = str(resolve_model(f"models:/{config.tracking.model_name}@champion", config=config))
     error_console().print("serving the champion")
-    with _served(champion) as url:
+    with _served(champion, serve_config) as url:
         with Client(url, retry_for_s=30.0) as client:
             answer = client.grade(photograph)
         seconds = time.perf_counter() - start
@@ -126,11 +130,12 @@ def _draw_photograph(path: Path, *, task: str, seed: int) -> int:
 
 
 @contextmanager
-def _served(bundle: str) -> Iterator[str]:
+def _served(bundle: str, config: Path | None) -> Iterator[str]:
     """Serve a bundle by `retina-ray serve up`, in a process of its own, for the length of a block; yield its address.
 
     Args:
         bundle: its folder.
+        config: of the endpoint, or that of `serve up` without one.
 
     Raises:
         ResourceError: it does not start.
@@ -138,6 +143,7 @@ def _served(bundle: str) -> Iterator[str]:
     from serve_apps.local import free_port
 
     command = [sys.executable, "-c", "from retina_ray.cli.main import main; main()", "serve", "up", "--no-announce"]
+    command += [] if config is None else [str(config)]
     command += ["--model", bundle, "--port", str(free_port())]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

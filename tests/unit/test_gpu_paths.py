@@ -30,11 +30,15 @@ LISTED = re.compile(r"`((?:retina_ray|serve_apps|benchmarks|tests)/[\w./-]+\.\w+
 
 
 def rows() -> list[list[str]]:
-    """The cells of every row of the page's tables, without their headings."""
-    cells = [
-        [cell.strip() for cell in line.strip("|\n").split(" | ")] for line in PAGE.splitlines() if line[:2] == "| "
-    ]
-    return [row for row in cells if row[-1] != "record"]
+    """The cells of every row of the page's tables of records, without their headings."""
+    found: list[list[str]] = []
+    of_records = False
+    for line in PAGE.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line[:2] == "| " else []
+        if cells and of_records:
+            found.append(cells)
+        of_records = cells[-1:] == ["record"] or (of_records and line.startswith("|"))
+    return found
 
 
 def files(*folders: str) -> list[str]:
