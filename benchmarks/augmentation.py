@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
-from benchmarks.in_turn import in_turn, table, write
+from benchmarks.in_turn import in_turn, raw_log, table, versions, write
 from retina_ray.data.augment import Augmentation
 from retina_ray.data.batch import MEAN, STD
 from retina_ray.data.loader import Loader, Samples
@@ -33,24 +33,33 @@ ROUNDS = 5
 
 
 class Rival(Dataset[torch.Tensor]):
-    """A data set's JPEG files or raw pixels through torchvision's transforms."""
+    """A data set's JPEG files or raw pixels through torchvision's transforms.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the data set.
+        side: of the images that it returns, pixels.
+        augmented: false resizes and normalises, and does nothing else.
+    """
+
+    def __init__(self, folder: Path, side: int, *, augmented: bool = True) -> None:
         self._dataset = ShardedDataset.open(str(folder))
         augmentation = Augmentation()
         shear = math.degrees(math.atan(augmentation.skew))
+        changes = [
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.RandomChoice([v2.RandomRotation((angle, angle)) for angle in (0, 90, 180, 270)]),
+            v2.RandomAffine(
+                degrees=0,
+                scale=(1 - augmentation.scale, 1 + augmentation.scale),
+                shear=(-shear, shear),
+                interpolation=v2.InterpolationMode.BILINEAR,
+            ),
+        ]
         self._transform = v2.Compose(
             [
-                v2.RandomHorizontalFlip(),
-                v2.RandomVerticalFlip(),
-                v2.RandomChoice([v2.RandomRotation((angle, angle)) for angle in (0, 90, 180, 270)]),
-                v2.RandomAffine(
-                    degrees=0,
-                    scale=(1 - augmentation.scale, 1 + augmentation.scale),
-                    shear=(-shear, shear),
-                    interpolation=v2.InterpolationMode.BILINEAR,
-                ),
-                v2.Resize(WANTED, antialias=True),
+                *(changes if augmented else []),
+                v2.Resize(side, antialias=True),
                 v2.ToDtype(torch.float32, scale=True),
                 v2.Normalize(MEAN, STD),
             ]
@@ -66,7 +75,8 @@ class Rival(Dataset[torch.Tensor]):
         if self._dataset.manifest.encoding == "jpeg":
             image = decode_jpeg(stored, mode=ImageReadMode.RGB)
         else:
-            image = stored.view(STORED, STORED, 3).permute(2, 0, 1)
+            pixels = self._dataset.manifest.image_size
+            image = stored.view(pixels, pixels, 3).permute(2, 0, 1)
         augmented: torch.Tensor = self._transform(image)
         return augmented
 
@@ -101,7 +111,12 @@ def ours(folder: Path) -> Callable[[], float]:
 def torchvision(folder: Path) -> Callable[[], float]:
     """Return what measures an epoch of the rival."""
     loader = DataLoader(
-        Rival(folder), batch_size=BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True, prefetch_factor=2
+        Rival(folder, WANTED),
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=WORKERS,
+        persistent_workers=True,
+        prefetch_factor=2,
     )
 
     def epoch() -> float:
@@ -123,13 +138,16 @@ def main() -> None:
         write_synthetic, tasks=("dr",), images_per_task=NUMBER, image_size=STORED, seed=0, num_workers=WORKERS
     )
     results, tables = {}, {}
+    log = raw_log("augmentation", "torchvision")
     for encoding in ("raw", "jpeg"):
         folder = work / encoding
         draw(str(folder), encoding=encoding)
-        results[encoding] = in_turn({"ours": ours(folder), "torchvision v2": torchvision(folder)}, ROUNDS)
+        log({"encoding": encoding})
+        results[encoding] = in_turn({"ours": ours(folder), "torchvision v2": torchvision(folder)}, ROUNDS, log=log)
         title = f"Augmented batches, {encoding} {STORED} -> {WANTED} px, {WORKERS} workers"
         tables[title] = table(results[encoding], ours="ours", unit="images/s")
-    write("augmentation", {"images": NUMBER, "batch": BATCH, "workers": WORKERS, "images_per_second": results}, tables)
+    record = {"images": NUMBER, "batch": BATCH, "workers": WORKERS, "images_per_second": results}
+    write("augmentation", {"rivals": versions("torchvision"), **record}, tables)
 
 
 if __name__ == "__main__":

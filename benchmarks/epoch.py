@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
 
-from benchmarks.in_turn import in_turn, table, write
+from benchmarks.in_turn import in_turn, raw_log, table, versions, write
 from retina_ray.data.augment import matrices
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.synthetic import write_synthetic
@@ -31,6 +31,8 @@ NUMBER = 1500
 BATCH = 32
 WORKERS = 2
 ROUNDS = 5
+
+RIVALS = ("litdata", "mosaicml-streaming", "torchvision")
 
 FORKED: dict[str, Any] = {"persistent_workers": True, "multiprocessing_context": "fork"}
 """Of every loader with worker processes; LitData's writer makes spawn the default when it is imported."""
@@ -148,11 +150,21 @@ def main() -> None:
     raw = {"ours": ours(work / "raw"), "litdata": lit(work / "litdata"), "mosaicml-streaming": mosaic(work / "mosaic")}
     jpeg = {"ours": ours(work / "jpeg"), "ImageFolder": image_folder(work / "folder")}
     contestants = {**raw, "ImageFolder": jpeg["ImageFolder"]}
-    values = in_turn({name: rate(epochs) for name, epochs in contestants.items()}, ROUNDS)
-    encoded = in_turn({name: rate(epochs) for name, epochs in jpeg.items()}, ROUNDS)
+    log = raw_log("epoch", *RIVALS)
+    values = in_turn({name: rate(epochs) for name, epochs in contestants.items()}, ROUNDS, log=log)
+    log({"from": "JPEG"})
+    encoded = in_turn({name: rate(epochs) for name, epochs in jpeg.items()}, ROUNDS, log=log)
     write(
         "epoch",
-        {"images": NUMBER, "size": SIZE, "batch": BATCH, "workers": WORKERS, "raw": values, "jpeg": encoded},
+        {
+            "rivals": versions(*RIVALS),
+            "images": NUMBER,
+            "size": SIZE,
+            "batch": BATCH,
+            "workers": WORKERS,
+            "raw": values,
+            "jpeg": encoded,
+        },
         {
             f"Warm epoch, {NUMBER} images of {SIZE} px, {WORKERS} workers; raw, but JPEG files for ImageFolder": table(
                 values, ours="ours", unit="samples/s"

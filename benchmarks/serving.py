@@ -17,7 +17,7 @@ from typing import Any
 import simplejpeg
 
 from benchmarks.http_load import Measured, Question
-from benchmarks.in_turn import write
+from benchmarks.in_turn import Log, raw_log, versions, write
 from benchmarks.served_processes import Loop, Server, loops, ours, rival
 from benchmarks.serving_rivals import LOOP_S, MAX_BATCH, ROUTE
 from retina_ray.config import override
@@ -31,6 +31,7 @@ SIDE = 512
 CLIENTS = 16
 ROUNDS = 3
 ALONE_S = 2.0
+RIVALS = ("fastapi", "uvicorn", "litserve")
 
 Figures = dict[str, float]
 Contestants = Mapping[str, Callable[[], Figures]]
@@ -47,11 +48,14 @@ def main() -> None:
         image = draw(size=SIDE, task="dr", grade=index % 5, seed=7, index=index).image
         (photographs / f"{index}.jpg").write_bytes(simplejpeg.encode_jpeg(image, quality=92))
     record: dict[str, Any] = {"clients": CLIENTS, "seconds": LOOP_S, "rounds": ROUNDS, "max_batch": MAX_BATCH}
+    record["rivals"] = versions(*RIVALS)
+    log = raw_log("serving", *RIVALS)
     tables: dict[str, str] = {}
     for backbone, side, stored in CASES:
         bundle = trained(work, backbone, side, stored)
         for arena, contestants in arenas(work, bundle, photographs):
-            found = measured(contestants)
+            log({"backbone": backbone, "arena": arena})
+            found = measured(contestants, log)
             record.setdefault(backbone, {})[arena] = found
             tables[f"{backbone}, {side} px, {arena}"] = table(found)
             print(backbone, arena, table(found), sep="\n", flush=True)
@@ -155,12 +159,13 @@ def looped(running: Sequence[Loop]) -> Callable[[], Figures]:
     return measure
 
 
-def measured(contestants: Contestants) -> dict[str, list[Figures]]:
+def measured(contestants: Contestants, log: Log) -> dict[str, list[Figures]]:
     """Measure each in turn, after a round that does not count."""
     values: dict[str, list[Figures]] = {name: [] for name in contestants}
     for round_ in range(ROUNDS + 1):
         for name, contestant in contestants.items():
             figures = contestant()
+            log({"round": round_, "contestant": name, **figures})
             if round_:
                 values[name].append(figures)
     return values
