@@ -39,8 +39,13 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)  ## draw a small data set, train, search, report and query a model on the CPU (minutes)
 	$(BIN)/retina-ray demo
 
+QUICK := not long and not cluster
+# Folders whose tests keep mostly to one process, so that files of theirs are tested side by side.
+SIDE_BY_SIDE := unit or papers or serving
+
 test: $(STAMP)  ## run the tests (minutes; those that need a GPU skip themselves without one)
-	$(BIN)/python -m pytest -m "not long and not cluster"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "($(QUICK)) and ($(SIDE_BY_SIDE))"
+	$(BIN)/python -m pytest -m "($(QUICK)) and not ($(SIDE_BY_SIDE))"
 
 test-cluster: $(STAMP)  ## run the tests that start Ray clusters of their own, such as an endpoint's
 	$(BIN)/python -m pytest -rA --show-capture=stdout -m "cluster and not long"
