@@ -44,7 +44,7 @@ QUICK := not long and not cluster
 SIDE_BY_SIDE := unit or papers or serving
 
 test: $(STAMP)  ## run the tests (minutes; those that need a GPU skip themselves without one)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "($(QUICK)) and ($(SIDE_BY_SIDE))"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "($(QUICK)) and ($(SIDE_BY_SIDE))"
 	$(BIN)/python -m pytest -m "($(QUICK)) and not ($(SIDE_BY_SIDE))"
 
 test-cluster: $(STAMP)  ## run the tests that start Ray clusters of their own, such as an endpoint's
