@@ -27,7 +27,8 @@ def expect_all_files(name: str, storage: Path, capsys: pytest.CaptureFixture[str
     files = json.loads(capsys.readouterr().out)["files"]
     record = json.loads(Path(files["results.json"]).read_text())
     assert record["experiment"] == name
-    assert "drawn" in record["not_comparable"]
+    assert "hardly learn" in record["not_comparable"]
+    assert all(record["data"].values())
     pictures = [file for file in files if file.endswith(".png")]
     assert bool(pictures) == ("figure" in name)
     for picture in pictures:
@@ -44,6 +45,7 @@ def expect_all_files(name: str, storage: Path, capsys: pytest.CaptureFixture[str
     assert all(np.isfinite(float(row["mean"])) for row in measured)
     text = Path(files["table.md"]).read_text()
     assert "Not comparable" in text or not re.search(r"paper \|", text)
+    assert all(row["paper_comparable"] == ("no" if row["paper"] else "") for row in rows)
     for row in measured:
         assert row["figure"] in text
-    assert Path(files["table.tex"]).read_text().count(r"\end{tabular}") == 1
+    assert Path(files["table.tex"]).read_text().count(r"\end{tabular}") == text.count("\n| ---")

@@ -281,6 +281,9 @@ def _print_report(path: str, tasks: Sequence[Task], report: Any) -> None:
     table.add_section()
     table.add_row("all", "", *(str(rows) for rows in report.rows_per_split.values()))
     say.print(table)
+    if len(report.rows_per_source) > 1:
+        sources = (f"{source} {rows}" for source, rows in report.rows_per_source.items())
+        say.print(f"images by source: {', '.join(sources)}", markup=False, soft_wrap=True)
     for same in report.duplicates:
         say.print(f"the same image several times: {', '.join(same)}", markup=False, soft_wrap=True)
     for pair in report.lookalikes:

@@ -90,7 +90,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _how_to_go_on(arguments: list[str]) -> str:
-    if arguments[:2] == ["data", "ingest"] or arguments[:1] == ["demo"] or "--resume" in arguments:
+    if arguments[:2] == ["data", "ingest"] or arguments[:1] in (["demo"], ["reproduce"]) or "--resume" in arguments:
         return "; the same command goes on"
     return "; with --resume it goes on" if arguments[:1] in (["train"], ["tune"]) else ""
 

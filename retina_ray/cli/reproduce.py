@@ -9,7 +9,7 @@ from rich.table import Table
 
 from retina_ray.cli.console import console, error_console, print_json
 from retina_ray.cli.options import AsJson, Assignments, ConfigFile
-from retina_ray.config import load_file, override
+from retina_ray.config import RunConfig, load_file, override
 
 LIST = "list"
 
@@ -21,7 +21,9 @@ def reproduce(
     data: Annotated[str | None, typer.Option("--data", help="Data set: a folder or s3:// prefix.")] = None,
     budget: Annotated[
         Literal["paper", "debug"],
-        typer.Option("--budget", help="paper, or debug: tiny networks on drawn images, in seconds."),
+        typer.Option(
+            "--budget", help="paper, or debug: tiny networks, on drawn images unless --data is given, in minutes."
+        ),
     ] = "paper",
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", help="Named run that its runs start from. Default: the paper's.")
@@ -35,7 +37,9 @@ def reproduce(
     external: Annotated[
         str, typer.Option("--external", help="Photographs of low resolution, for deepmt-table2.", show_default=False)
     ] = "",
-    run_name: Annotated[str | None, typer.Option("--name", help="Name of the experiment's folder.")] = None,
+    run_name: Annotated[
+        str | None, typer.Option("--name", help="Of the experiment's folder. Default: NAME, or NAME-debug.")
+    ] = None,
     storage: Annotated[str | None, typer.Option("--storage", help="Folder or s3:// prefix for runs.")] = None,
     address: Annotated[str | None, typer.Option("--address", help="Ray cluster: local, auto, or host:port.")] = None,
     concurrent: Annotated[
@@ -61,15 +65,27 @@ def reproduce(
     from retina_ray.reproduce.budget import base_of, draw_data, draw_external
     from retina_ray.reproduce.table import to_markdown
 
-    config = override(base_of(method_of(name), budget, recipe), {} if config_file is None else load_file(config_file))
-    given = {"data.path": data, "runtime.storage": storage, "runtime.address": address, "name": run_name or name}
-    config = override(config, {path: value for path, value in given.items() if value is not None})
-    config = override(config, assignments or [])
+    base = base_of(method_of(name), budget, recipe)
+    default_name = name if budget == "paper" else f"{name}-debug"
+    given = {
+        "data.path": data,
+        "runtime.storage": storage,
+        "runtime.address": address,
+        "name": run_name or default_name,
+    }
+    chosen = {} if config_file is None else load_file(config_file)
+
+    def configured(base: RunConfig) -> RunConfig:
+        config = override(base, chosen)
+        config = override(config, {path: value for path, value in given.items() if value is not None})
+        return override(config, assignments or [])
+
+    config = configured(base)
     if budget == "debug":
         # Small enough to show that all of it works: one seed and the drawn data's own splits, unless more is asked for.
         seeds, folds = seeds or 1, folds or 0
         if not config.data.path:
-            config = override(config, {"data.path": draw_data(name, config.method.name, config.runtime.storage)})
+            config = configured(override(base, draw_data(name, config.method.name, config.runtime.storage)))
         if name == WITH_EXTERNAL and not external:
             external = draw_external(config.runtime.storage)
     grid = GridOptions(tune=tune, concurrent=concurrent, external=external)
@@ -95,7 +111,7 @@ class _Progress:
         if self._begun is None:
             self._begun = done, now
             if total:
-                self._out.print(f"{done} of {total} runs are there", markup=False)
+                self._out.print(f"{done} of {total} runs (rows x seeds x folds) are there", markup=False)
             return
         before, start = self._begun
         left = timedelta(seconds=round((now - start) / (done - before) * (total - done)))

@@ -47,7 +47,7 @@ class _Opened:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        return sources_of(self.dataset) if self.name is None else (self.name,)
+        return tuple(sources_of(self.dataset)) if self.name is None else (self.name,)
 
     @property
     def prefix(self) -> str:

@@ -70,7 +70,7 @@ def select(
 
     Raises:
         ConfigError: a task, or the source to hold out, is not in the data set, or there is no other source.
-        DataError: a task has no graded image in one of the splits.
+        DataError: a task has no graded image in one of the splits; of a source that is held out, none of the tasks has.
     """
     require_tasks(tasks, dataset.grades)
     grades = {task: dataset.grades[task].copy() for task in tasks}
@@ -90,14 +90,34 @@ def select(
     selection = Selection(rows, grades, has_mask, ids, seed)
     for task in tasks:
         for split in SPLITS:
-            if not len(selection.graded(split, [task])):
+            if not len(selection.graded(split, [task])) and not (split == "test" and hold_out is not None):
                 raise _no_grade(dataset, split, task, hold_out)
+    if not len(selection.graded("test", tasks)):
+        raise _no_grade(dataset, "test", tasks[0], hold_out)
     return selection
 
 
-def sources_of(dataset: ShardedDataset) -> tuple[str, ...]:
-    """Return the names of the sources that a data set's images come from, sorted; `select` can hold one of them out."""
-    return tuple(str(name) for name in np.unique(dataset.sources))
+def require_test_grades(
+    dataset: ShardedDataset, selection: Selection, tasks: Sequence[str], *, hold_out: str | None
+) -> None:
+    """Check that every task can be tested.
+
+    Raises:
+        DataError: the source that is held out does not grade one of them.
+    """
+    for task in tasks:
+        if not len(selection.graded("test", [task])):
+            raise _no_grade(dataset, "test", task, hold_out)
+
+
+def sources_of(dataset: ShardedDataset) -> dict[str, tuple[str, ...]]:
+    """Return the tasks that each source of a data set grades, by its name; `select` can hold one of them out."""
+    return {
+        str(name): tuple(
+            task for task, grades in dataset.grades.items() if (grades[dataset.sources == name] != NO_GRADE).any()
+        )
+        for name in np.unique(dataset.sources)
+    }
 
 
 def take_ratio(

@@ -43,6 +43,7 @@ from retina_ray.data.schema import NO_GRADE, Task, require_tasks
 from retina_ray.data.selection import Selection, take_ratio
 from retina_ray.losses.sall import predict, task_count, task_cross_entropy, temperature_softmax, total_loss
 from retina_ray.methods.base import Evaluation, ParameterGroup, Plan, Stage, with_test
+from retina_ray.metrics.known_mean import known_mean
 from retina_ray.models.backbones import build_backbone, check_image_size, weights_file
 from retina_ray.models.blocks import blocks
 from retina_ray.models.sall import MultiTaskGrader
@@ -194,8 +195,8 @@ class SallGrader:
         return Evaluation(all_probabilities, values)
 
     def summarise(self, measures: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Return the measures' means."""
-        return {name: float(np.nanmean(values.astype(np.float64))) for name, values in measures.items()}
+        """Return the measures' means over graded images, NaN where none is."""
+        return {name: known_mean(values) for name, values in measures.items()}
 
     def criterion(self, summary: Mapping[str, float]) -> float:
         """Return Eq. 6 over the validation images' own grades."""

@@ -40,12 +40,15 @@ class Grid:
     Args:
         runs: those to run, the first ones first.
         on_end: is called with a run and why it failed, empty if it did not, when it has ended.
+        finished: addresses of artifacts that are there already.
     """
 
-    def __init__(self, runs: Iterable[GridRun], on_end: Callable[[GridRun, str], None]) -> None:
+    def __init__(
+        self, runs: Iterable[GridRun], on_end: Callable[[GridRun, str], None], *, finished: Iterable[str] = ()
+    ) -> None:
         self._waiting = list(runs)
         self._running: dict[int, GridRun] = {}
-        self._finished: set[str] = set()
+        self._finished = set(finished)
         self._deaths: Counter[int] = Counter()
         self._on_end = on_end
         self.failures: dict[str, str] = {}

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 from retina_ray.bundle import Bundle
 from retina_ray.config import RunConfig
 from retina_ray.config_method import SallConfig
+from retina_ray.data.shards import ShardedDataset
+from retina_ray.errors import ConfigError
 from retina_ray.methods.base import TEST, Stage
 from retina_ray.methods.sall import LABELS
 from retina_ray.metrics.table import as_screening
@@ -42,7 +44,7 @@ def run_arm(config: RunConfig, *, until: str, external: str, listener: Listener,
     Raises:
         RetinaRayError: as `train_driver`.
     """
-    run = prepare(config, resume=True)
+    run = prepare(config, resume=True, some_tasks=True)
     if until:
         _train_until(run, until, listener, trial)
     else:
@@ -50,12 +52,34 @@ def run_arm(config: RunConfig, *, until: str, external: str, listener: Listener,
         if external:
             bundle = make_bundle(run, result)
             _grade_external(run.folder, bundle, external, model=result.model)
-    run.folder.update(measured=True)
+    run.folder.update(measured=True, external=fingerprint_of(external) if external else "")
 
 
-def is_measured(folder: RunFolder) -> bool:
-    """Return whether `run_arm` has come to its end there."""
-    return bool(folder.describe().get("measured"))
+def is_measured(folder: RunFolder, *, data: str, external: str) -> bool:
+    """Return whether `run_arm` has come to its end there.
+
+    Args:
+        folder: of the run.
+        data: fingerprint of the data set as it is now.
+        external: of the external data set; empty for none. A run that graded another one has not come to its end.
+
+    Raises:
+        ConfigError: the run was made from other images.
+    """
+    facts = folder.describe()
+    if facts["fingerprint"] != data:
+        fix = "put the former data set back, or choose another --name"
+        raise ConfigError("the data set has changed since this run", folder.store.uri, fix)
+    return bool(facts.get("measured")) and facts.get("external", "") == external
+
+
+def fingerprint_of(data: str) -> str:
+    """Return what tells a data set from any other of the same address.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return ShardedDataset.open(data).manifest.fingerprint
 
 
 def outcome_of(folder: RunFolder) -> Outcome:

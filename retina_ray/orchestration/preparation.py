@@ -9,7 +9,7 @@ from retina_ray.config import RunConfig, override, value_at
 from retina_ray.config_method import WEIGHT_PATHS
 from retina_ray.data.manifest import sha256_of
 from retina_ray.data.node_cache import NodeCache
-from retina_ray.data.selection import Selection
+from retina_ray.data.selection import Selection, require_test_grades
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError, DataError
@@ -57,24 +57,29 @@ class PreparedRun(PlannedRun):
     resumed: bool
 
 
-def prepare(config: RunConfig, *, resume: bool) -> PreparedRun:
+def prepare(config: RunConfig, *, resume: bool, some_tasks: bool = False) -> PreparedRun:
     """Open what a run needs and refuse what cannot work.
 
     Args:
         config: the whole configuration.
         resume: whether a run of the same name may be continued.
+        some_tasks: as `plan_run`.
 
     Raises:
         ConfigError: as `plan_run`, or the run exists.
         DataError: as `plan_run`.
     """
-    planned = plan_run(config)
+    planned = plan_run(config, some_tasks=some_tasks)
     folder, resumed = RunFolder.claim(planned.config, resume=resume)
     return PreparedRun(**vars(planned), folder=folder, resumed=resumed)
 
 
-def plan_run(config: RunConfig) -> PlannedRun:
+def plan_run(config: RunConfig, *, some_tasks: bool = False) -> PlannedRun:
     """Open what a configuration needs and refuse what cannot work.
+
+    Args:
+        config: the whole configuration.
+        some_tasks: whether a source that is held out may grade only some of them; there is no bundle of such a run.
 
     Raises:
         ConfigError: a task, backbone, image size or weights file will not do.
@@ -85,6 +90,8 @@ def plan_run(config: RunConfig) -> PlannedRun:
     dataset = open_dataset(config)
     plan = catalogue.plan(config, {task.name: task for task in dataset.tasks})
     selection = select_rows(config, dataset)
+    if not some_tasks:
+        require_test_grades(dataset, selection, config.method.tasks, hold_out=config.data.hold_out)
     digest = cache(sha256_of)  # most stages start from the same file
     initial = {}
     for stage in plan.stages:

@@ -1,19 +1,20 @@
 """From the name of a paper's table to the table: lay its grid out, run it, measure it, write it down."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from retina_ray.config import RunConfig
+from retina_ray.config import RunConfig, from_mapping, override
 from retina_ray.data.selection import sources_of
-from retina_ray.data.store import Store, locked
+from retina_ray.data.store import Store, locked, writing
 from retina_ray.errors import ConfigError
 from retina_ray.methods import catalogue
-from retina_ray.orchestration.grid_run import Listener, outcome_of
+from retina_ray.orchestration.grid_run import Listener, fingerprint_of, outcome_of
 from retina_ray.orchestration.preparation import open_dataset, with_absolute_paths
 from retina_ray.orchestration.reproduce_grid import GridOptions, OnRun, folder_of, lay_out, run_grid
-from retina_ray.orchestration.reproduce_output import write_outputs
-from retina_ray.orchestration.run_folder import RUN
+from retina_ray.orchestration.reproduce_output import RESULTS, write_outputs
+from retina_ray.orchestration.run_folder import RUN, shaping_changes
 from retina_ray.orchestration.run_report import count_grades
 from retina_ray.orchestration.search_folder import SEARCH
 from retina_ray.reproduce.budget import Budget, resolutions
@@ -81,6 +82,9 @@ def reproduce(
     experiment = build(scope)
     seeds = options.seeds or experiment.seeds
     folds = _folds(experiment, config, options)
+    if folds and experiment.arms:  # whose training images are other ones than the data set's splits say
+        scope = scope_of(override(config, {"data.folds": folds, "data.fold": 0}), options.budget)
+        experiment = build(scope)
     _check_external(experiment, options, folds)
     with _claimed(config) as store:
         layout = lay_out(experiment, config, seeds=seeds, folds=folds)
@@ -97,9 +101,11 @@ def reproduce(
             gains,
             apart=apart(experiment, scope, debug=options.budget == "debug", folds=folds),
             level=evaluate.level,
-            setting=_setting(experiment, config, options.budget, seeds, folds),
+            setting=_setting(experiment, config, options, seeds=seeds, folds=folds),
         )
-        return Reproduced(finished, write_outputs(store, finished, config, outcomes=outcomes, layout=layout))
+        data = {path: fingerprint_of(path) for path in (config.data.path, options.grid.external) if path}
+        files = write_outputs(store, finished, config, outcomes=outcomes, layout=layout, data=data)
+        return Reproduced(finished, files)
 
 
 def scope_of(config: RunConfig, budget: Budget) -> Scope:
@@ -152,8 +158,14 @@ def _claimed(config: RunConfig) -> Iterator[Store]:
     for file, what in ((RUN, "a run"), (SEARCH, "a search")):
         if store.exists(file):
             raise ConfigError(f"{what} has this name", store.uri, "choose another --name")
+    if store.exists(RESULTS):
+        before = from_mapping(json.loads(store.read_bytes(RESULTS))["config"])
+        if changed := shaping_changes(before, config):
+            raise ConfigError("an experiment with other settings has this name", changed, "choose another --name")
     with ExitStack() as held:
         if store.is_local:
+            with writing(store.local_path):
+                store.local_path.mkdir(parents=True, exist_ok=True)
             try:
                 held.enter_context(locked(store.local_path / ".lock", wait=False))
             except BlockingIOError:
@@ -161,11 +173,14 @@ def _claimed(config: RunConfig) -> Iterator[Store]:
         yield store
 
 
-def _setting(experiment: Experiment, config: RunConfig, budget: Budget, seeds: int, folds: int | None) -> str:
+def _setting(experiment: Experiment, config: RunConfig, options: Options, *, seeds: int, folds: int | None) -> str:
     if not experiment.arms:
         return f"Data set: {config.data.path}."
-    dealt = "the data set's splits" if folds is None else f"{folds}-fold cross-validation, folds pooled"
+    dealt = "the data set's splits"
+    if folds is not None:
+        dealt = f"{folds}-fold cross-validation (one fold tests, one chooses the epoch, the rest train), folds pooled"
     if config.data.hold_out is not None:
         dealt = f"{config.data.hold_out} held out"
     hidden = ", one grade hidden per training image that has several" if config.data.hide_grades == "half" else ""
-    return f"Data set: {config.data.path}{hidden}; budget: {budget}; seeds: {seeds}; {dealt}."
+    external = f"; external: {options.grid.external}" if options.grid.external else ""
+    return f"Data set: {config.data.path}{hidden}{external}; budget: {options.budget}; seeds: {seeds}; {dealt}."

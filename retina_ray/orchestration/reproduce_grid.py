@@ -1,5 +1,6 @@
 """The grid of an experiment, from its arms to runs on storage: every arm once per seed and fold."""
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from retina_ray.config import RunConfig, from_mapping, override
 from retina_ray.data.store import Store
 from retina_ray.errors import RetinaRayError, StoppedError
 from retina_ray.orchestration.grid import Grid, GridRun, GridSearcher, most_trials
-from retina_ray.orchestration.grid_run import Listener, is_measured, run_arm
+from retina_ray.orchestration.grid_run import Listener, fingerprint_of, is_measured, run_arm
 from retina_ray.orchestration.preparation import plan_run
 from retina_ray.orchestration.ray_settings import connected
 from retina_ray.orchestration.resources import WorkerResources, cluster_resources, local_resources
@@ -76,9 +77,19 @@ def run_grid(
         on_run: is told of every run that ends, after those that had ended before.
 
     Raises:
-        ConfigError: an arm's configuration will not do, or a run of its name was another one.
+        ConfigError: an arm's configuration will not do, a run of its name was another one, or the data set has changed.
         RetinaRayError: the cluster will not do, or runs failed; the others are finished.
     """
+    placed = _placed(experiment, layout)
+    data, external = fingerprint_of(base.data.path), fingerprint_of(options.external) if options.external else ""
+    there = {
+        config.name
+        for arm, config in placed
+        if _is_finished(config, data=data, external=external if arm.external else "")
+    }
+    on_run(len(there), len(placed), "", "")
+    if len(there) == len(placed):
+        return
     with ExitStack() as stack:
         if options.tune or base.runtime.most_workers:
             stack.enter_context(connected(base.runtime, for_search=options.tune))
@@ -86,20 +97,19 @@ def run_grid(
         else:
             nodes = local_resources()
         share, concurrent = share_among_trials(base.runtime, nodes, concurrent=options.concurrent, gpus_per_trial=None)
-        runs = _runs(experiment, layout, share)
-        left = [run for run in runs if not _is_finished(run)]
-        done = len(runs) - len(left)
-        on_run(done, len(runs), "", "")
+        runs = _runs(placed, share)
+        left = [run for run in runs if run.config.name not in there]
+        done = len(there)
 
         def ended(run: GridRun, failure: str) -> None:
             nonlocal done
             done += 1
             on_run(done, len(runs), run.config.name, failure)
 
-        grid = Grid(left, ended)
-        if options.tune and left:
+        grid = Grid(left, ended, finished={key for run in runs if run.config.name in there for key in run.keys})
+        if options.tune:
             _run_by_tune(grid, left, base, options.external, share=share, concurrent=concurrent)
-        elif left:
+        else:
             _run_here(grid, options.external, listener)
     if grid.failures:
         name, reason = next(iter(grid.failures.items()))
@@ -115,12 +125,11 @@ def folder_of(config: RunConfig) -> RunFolder:
 def _config(arm: Arm, base: RunConfig, seed: int, folds: int | None, fold: int) -> RunConfig:
     dealt = {} if folds is None else {"data.folds": folds, "data.fold": fold}
     name = f"{base.name}.{arm.name}.s{seed}" + ("" if folds is None else f".f{fold}")
-    # Intervals are taken over the whole grid, not of each run.
-    return override(base, {**arm.overrides, **dealt, "name": name, "seed": seed, "evaluate.bootstrap": 0})
+    return override(base, {**arm.overrides, **dealt, "name": name, "seed": seed})
 
 
-def _runs(experiment: Experiment, layout: Layout, share: WorkerResources) -> list[GridRun]:
-    """Return the runs, those of a seed and fold together, since they have artifacts in common."""
+def _placed(experiment: Experiment, layout: Layout) -> list[tuple[Arm, RunConfig]]:
+    """Return every run with its arm, those of a seed and fold together, since they have artifacts in common."""
     arms = {arm.name: arm for arm in experiment.arms}
     placed = [
         ((seed, fold), arms[name], config)
@@ -128,17 +137,21 @@ def _runs(experiment: Experiment, layout: Layout, share: WorkerResources) -> lis
         for seed, folds in enumerate(seeds)
         for fold, config in enumerate(folds)
     ]
+    return [(arm, config) for _, arm, config in sorted(placed, key=lambda each: each[0])]
+
+
+def _runs(placed: Sequence[tuple[Arm, RunConfig]], share: WorkerResources) -> list[GridRun]:
     runs = []
-    for number, (_, arm, config) in enumerate(sorted(placed, key=lambda each: each[0])):
-        keys = plan_run(config).keys(use_gpu=share.use_gpu)
+    for number, (arm, config) in enumerate(placed):
+        keys = plan_run(config, some_tasks=True).keys(use_gpu=share.use_gpu)
         own = trial_base(config, share)
         runs.append(GridRun(number, own, arm.until, arm.external, frozenset(keys.values())))
     return runs
 
 
-def _is_finished(run: GridRun) -> bool:
-    folder, exists = RunFolder.claim(run.config, resume=True)
-    return exists and is_measured(folder)
+def _is_finished(config: RunConfig, *, data: str, external: str) -> bool:
+    folder, exists = RunFolder.claim(config, resume=True)
+    return exists and is_measured(folder, data=data, external=external)
 
 
 def _run_here(grid: Grid, external: str, listener: Listener) -> None:
@@ -151,6 +164,7 @@ def _run_here(grid: Grid, external: str, listener: Listener) -> None:
             grid.end(run.number, str(error))
         else:
             grid.end(run.number)
+        gc.collect()  # networks hang in cycles, and a few runs' take gigabytes before Python looks
 
 
 def _run_by_tune(

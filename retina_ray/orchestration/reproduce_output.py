@@ -1,6 +1,5 @@
 """The files of a finished experiment: its table in three forms, its record, its charts and pictures."""
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from retina_ray.orchestration.preparation import open_dataset
 from retina_ray.orchestration.reproduce_grid import Layout, folder_of
 from retina_ray.provenance import environment
 from retina_ray.report.deepmt_figures import lesions, restoration
+from retina_ray.report.figure_files import figure_bytes
 from retina_ray.report.figures import cam_panels, confusion_matrices, reliability_diagrams
 from retina_ray.report.tables import display_name
 from retina_ray.reproduce.chart import draw_chart
@@ -26,7 +26,8 @@ from retina_ray.reproduce.table import Finished, to_csv, to_latex, to_markdown
 from retina_ray.training.artifact import HISTORY
 from retina_ray.training.stage import select_rows
 
-_DOTS_PER_INCH = 150
+RESULTS = "results.json"
+"""Every number, and what it was made with."""
 
 
 def write_outputs(
@@ -36,6 +37,7 @@ def write_outputs(
     *,
     outcomes: Mapping[str, SeedOutcomes],
     layout: Layout,
+    data: Mapping[str, str],
 ) -> dict[str, str]:
     """Write an experiment's files into its folder.
 
@@ -45,30 +47,31 @@ def write_outputs(
         config: what the arms changed.
         outcomes: of every arm.
         layout: the runs of every arm.
+        data: fingerprint of each data set that the numbers are of, by its address.
 
     Returns:
         Where each file lies, by its name.
     """
     experiment = finished.experiment
-    files = {"results.json": json_text(_record(finished, config, layout)).encode()}
+    files = {RESULTS: json_text(_record(finished, config, layout, data)).encode()}
     if experiment.rows:
         files["table.md"] = to_markdown(finished).encode()
         files["table.csv"] = to_csv(finished).encode()
         files["table.tex"] = to_latex(finished).encode()
     for name, figure in _figures(finished, outcomes, layout).items():
-        for ending in ("png", "svg"):
-            files[f"{name}.{ending}"] = _saved(figure, ending)
-    for name, data in files.items():
-        store.write_bytes(name, data)
+        files[f"{name}.png"], files[f"{name}.svg"] = figure_bytes(figure, "png"), figure_bytes(figure, "svg")
+    for name, content in files.items():
+        store.write_bytes(name, content)
     return {name: f"{store.uri}/{name}" for name in files}
 
 
-def _record(finished: Finished, config: RunConfig, layout: Layout) -> dict[str, Any]:
+def _record(finished: Finished, config: RunConfig, layout: Layout, data: Mapping[str, str]) -> dict[str, Any]:
     experiment = finished.experiment
     return {
         "experiment": experiment.name,
         "title": experiment.title,
         "setting": finished.setting,
+        "data": dict(data),
         "not_comparable": finished.apart,
         "level": finished.level,
         "config": config.model_dump(mode="json"),
@@ -85,15 +88,24 @@ def _record(finished: Finished, config: RunConfig, layout: Layout) -> dict[str, 
                 "sd": found.spread,
                 "interval": list(found.interval),
                 "images": found.images,
+                "paper": None if (printed := row.printed.get(column.label)) is None else printed.value,
+                "gain": _gain(finished, number, column.label),
             }
-            for (number, label), found in finished.cells.items()
-            for row in [experiment.rows[number]]
+            for number, row in enumerate(experiment.rows)
             for column in experiment.columns
-            if column.label == label
+            if (found := finished.cells.get((number, column.label))) is not None
         ],
         "notes": list(experiment.notes),
         "environment": environment(),
     }
+
+
+def _gain(finished: Finished, number: int, label: str) -> dict[str, Any] | None:
+    """Return what a row gains over the one that it is compared with."""
+    gain, against = finished.gains.get((number, label)), finished.experiment.rows[number].against
+    if gain is None or against is None:
+        return None
+    return {"over": finished.experiment.rows[against].cells, "mean": gain.mean, "interval": list(gain.interval)}
 
 
 def _figures(finished: Finished, outcomes: Mapping[str, SeedOutcomes], layout: Layout) -> dict[str, Figure]:
@@ -137,11 +149,3 @@ def _of_predictions(
         return confusion_matrices(matrices, grades=grades)
     pairs = {title: (each.probabilities, each.truth) for title, each in models.items()}
     return reliability_diagrams(pairs, bins=config.evaluate.bins)
-
-
-def _saved(figure: Figure, ending: str) -> bytes:
-    buffer = io.BytesIO()
-    # Without a date the same figure is the same file.
-    metadata = {"Date": None} if ending == "svg" else {}
-    figure.savefig(buffer, format=ending, dpi=_DOTS_PER_INCH, metadata=metadata)
-    return buffer.getvalue()

@@ -4,7 +4,6 @@ What is not here: what stands on the pages (``build`` and ``run.html.j2``, ``sea
 """
 
 import base64
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-PIXELS_PER_INCH = 160
-"""Of the inlined images; the page shows 100 CSS pixels an inch, so text stays sharp when enlarged."""
+from retina_ray.report.figure_files import figure_bytes
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,7 @@ class InlineFigure:
 
 def figure_uri(figure: Figure) -> str:
     """Return a figure as a PNG in a ``data:`` address; the same figure gives the same text."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(figure_bytes(figure, "png")).decode("ascii")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -25,6 +25,9 @@ _ALONE_INCHES = 6.5
 _DODGE = 0.012
 """Share of the axis by which the whiskers of neighbouring series stand apart."""
 
+_LABEL_SHARE = 0.055
+"""Of the horizontal axis that a label takes."""
+
 _LOGARITHMIC_FROM = 20.0
 """Quotient of the largest and smallest number from which the horizontal axis is logarithmic."""
 
@@ -63,12 +66,13 @@ class ChartPanel:
     points: tuple[Point, ...]
 
 
-def curves(panels: Sequence[ChartPanel], *, x: str) -> Figure:
+def curves(panels: Sequence[ChartPanel], *, x: str, paper: str = "paper") -> Figure:
     """Draw each series as a curve over the numbers of ``x``, the paper's dashed.
 
     Args:
         panels: at least one, whose points stand at numbers.
         x: label of the horizontal axis.
+        paper: what the legend calls printed figures.
 
     Raises:
         ValueError: no panels, or a point that does not stand at a number.
@@ -91,14 +95,24 @@ def curves(panels: Sequence[ChartPanel], *, x: str) -> Figure:
             axes.errorbar(at, _values(own), yerr=_reach(own), capsize=2, label=plain(name), elinewidth=1.0, **style)
             printed = np.array([point.printed for point in own])
             if np.isfinite(printed).any():
-                axes.plot(at, printed, linestyle="--", markerfacecolor="white", label=plain(f"{name}, paper"), **style)
+                axes.plot(
+                    at, printed, linestyle="--", markerfacecolor="white", label=plain(f"{name}, {paper}"), **style
+                )
         axes.set(xlabel=x, xscale="log" if logarithmic else "linear")
-        axes.set_xticks(
-            numbers, [f"{number:g}" for number in numbers], fontsize=8, rotation=60 if len(numbers) > 6 else 0
-        )
+        axes.set_xticks(numbers, _labels(numbers, logarithmic), fontsize=8)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=8)
     return figure
+
+
+def _labels(numbers: np.ndarray, logarithmic: bool) -> list[str]:
+    """Return the labels of ascending numbers along an axis, empty where one would run into that of the next."""
+    at = np.log(numbers) if logarithmic else numbers
+    labels, taken = [""] * len(numbers), math.inf
+    for place in reversed(range(len(numbers))):
+        if taken - at[place] >= _LABEL_SHARE * (at[-1] - at[0]):
+            labels[place], taken = f"{numbers[place]:g}", at[place]
+    return labels
 
 
 def _dodged(at: np.ndarray, numbers: np.ndarray, places: float, logarithmic: bool) -> np.ndarray:
@@ -108,11 +122,12 @@ def _dodged(at: np.ndarray, numbers: np.ndarray, places: float, logarithmic: boo
     return np.asarray(at + places * _DODGE * (numbers.max() - numbers.min()))
 
 
-def bars(panels: Sequence[ChartPanel]) -> Figure:
+def bars(panels: Sequence[ChartPanel], *, paper: str = "paper") -> Figure:
     """Draw a group of bars for each place, one bar per series, the paper's figures as lines across them.
 
     Args:
         panels: at least one.
+        paper: what the legend calls printed figures.
 
     Raises:
         ValueError: no panels.
@@ -133,7 +148,7 @@ def bars(panels: Sequence[ChartPanel]) -> Figure:
                     axes.hlines(point.printed, place - width / 2, place + width / 2, color=INK, linestyle="--")
         axes.set_xticks(range(len(places)), [plain(place) for place in places], rotation=25, ha="right", fontsize=8)
         if any(math.isfinite(point.printed) for point in panel.points):
-            axes.plot([], [], color=INK, linestyle="--", label="paper")
+            axes.plot([], [], color=INK, linestyle="--", label=paper)
             axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
     return figure
 

@@ -8,13 +8,10 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
 from retina_ray.metrics.grading import METRICS
 from retina_ray.metrics.operating_points import SCREENING_METRICS
 from retina_ray.metrics.referral import REFERRAL_METRICS, SHARES
-from retina_ray.report.html import PIXELS_PER_INCH
+from retina_ray.report.figure_files import figure_bytes
 from retina_ray.report.validation import Validation
 from retina_ray.report.validation_figures import referral_figure
 from retina_ray.report.validation_tables import Interval, summary
@@ -28,8 +25,8 @@ def validation_files(validation: Validation, *, title: str) -> Iterator[tuple[st
         title: what was validated, in words.
     """
     figure = referral_figure(validation.referrals)
-    yield "referral.png", _drawn(figure, "png")
-    yield "referral.svg", _drawn(figure, "svg")
+    yield "referral.png", figure_bytes(figure, "png")
+    yield "referral.svg", figure_bytes(figure, "svg")
     yield "referral.csv", _table(_referral_lines(validation))
     yield "operating_points.csv", _table(_point_lines(validation))
     if validation.subgroups:
@@ -102,12 +99,3 @@ def _table(lines: Iterable[Mapping[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def _drawn(figure: Figure, kind: str) -> bytes:
-    """Return a figure as a file; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "retina-ray"}):
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(buffer, format=kind, dpi=PIXELS_PER_INCH, metadata=metadata)
-    return buffer.getvalue()

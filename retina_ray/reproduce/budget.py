@@ -28,7 +28,6 @@ _RECIPES: dict[tuple[Method, Budget], str] = {
 
 _SMALL: Mapping[Method, Mapping[str, Any]] = {
     "sall": {
-        "method.tasks": ["dr", "amd", "arteriosclerosis"],
         "data.image_size": 32,
         "train.epochs": 1,
         "train.global_batch_size": 8,
@@ -89,7 +88,8 @@ def base_of(method: Method | None, budget: Budget, recipe: str | None = None) ->
     """
     named = None if recipe is None else load_recipe(recipe)
     if named is not None and method not in (None, named.method.name):
-        raise ConfigError("the experiment is about the other method", f"--recipe {recipe}", "leave it out")
+        what = f"the experiment is about {method}, the recipe about {named.method.name}"
+        raise ConfigError(what, f"--recipe {recipe}", "leave it out")
     method = named.method.name if named is not None else method or "sall"
     if budget == "debug":
         return override(load_recipe(_RECIPES[method, budget]), _SMALL[method])
@@ -104,14 +104,18 @@ def resolutions(config: RunConfig, budget: Budget) -> tuple[int, int, int, int]:
     return whole // 8, whole // 4, whole // 2, whole
 
 
-def draw_data(name: str, method: Method, storage: str) -> str:
-    """Return where the data set lies that a debug budget trains on; it is drawn if it is not there yet.
+def draw_data(name: str, method: Method, storage: str) -> dict[str, Any]:
+    """Return the settings of the data set that a debug budget trains on; it is drawn if it is not there yet.
 
     Args:
         name: of the experiment.
         method: that is trained.
         storage: folder or s3:// prefix below which it lies.
     """
+    return {"data.path": _draw_data(name, method, storage), "method.tasks": list(_DRAWN[method].tasks)}
+
+
+def _draw_data(name: str, method: Method, storage: str) -> str:
     first = _DRAWN[method]
     if name != LEAVE_ONE_OUT:
         return _drawn(first, storage)

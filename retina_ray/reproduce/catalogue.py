@@ -8,9 +8,6 @@ from retina_ray.reproduce.experiment import Build, Experiment, Method, Scope
 
 EXPERIMENTS: dict[str, Build] = {**sall.EXPERIMENTS, **deepmt.EXPERIMENTS, **sources.EXPERIMENTS}
 
-_ON = ("ddr", "eyepacs")
-"""Public data sets that DeepMT-DR's tables are about."""
-
 
 def find(name: str) -> Build:
     """Return what lays an experiment out.
@@ -49,11 +46,11 @@ def apart(experiment: Experiment, scope: Scope, *, debug: bool, folds: int | Non
         folds: of cross-validation, if the data set's own splits are not used.
     """
     if debug:
-        return "these are drawn images, few of them, and networks that hardly learn, which show that the way works"
-    if experiment.method == "sall":
+        return "networks of the debug budget hardly learn, and show only that the way works"
+    if not experiment.printed_on:
         return "the paper's images are partly private, and none of these"
-    if scope.sources not in [(name,) for name in _ON]:
-        return f"the paper's images are those of DDR and EyePACS, these are of {', '.join(scope.sources)}"
+    if tuple(scope.sources) != (experiment.printed_on,):
+        return f"the paper's images are those of {experiment.printed_on}, these are of {', '.join(scope.sources)}"
     if folds is not None:
         return "the paper takes the data set's own splits, not folds"
     if scope.resolutions[-1] != 1024:

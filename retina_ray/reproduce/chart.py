@@ -15,7 +15,8 @@ def draw_chart(finished: Finished, axes: Axes) -> Figure:
     """Return a chart of an experiment."""
     columns = {column.label: column for column in finished.experiment.columns}
     panels = [_panel(finished, axes, [columns[label] for label in labels]) for labels in axes.panels]
-    return curves(panels, x=axes.x) if axes.kind == "curves" else bars(panels)
+    paper = "paper (not comparable)" if finished.apart else "paper"
+    return curves(panels, x=axes.x, paper=paper) if axes.kind == "curves" else bars(panels, paper=paper)
 
 
 def _panel(finished: Finished, axes: Axes, columns: list[Column]) -> ChartPanel:

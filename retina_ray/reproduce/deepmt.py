@@ -1,6 +1,7 @@
 """DeepMT-DR's tables and figures (Wang et al., sections III and V), over the recipe `deepmt_dr` and its ablations.
 
-Other papers' methods in them are left out where no library has their networks; their printed figures stay beside ours.
+Other papers' methods in them are not run, but for the classifiers that torchvision has; their printed figures stay
+beside ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,9 +9,10 @@ from typing import Any
 
 from retina_ray.data.schema import LESIONS
 from retina_ray.recipes_deepmt import ALONE, VARIANTS
+from retina_ray.reproduce import deepmt_printed
 from retina_ray.reproduce.experiment import Arm, Axes, Build, Column, Drawing, Experiment, Printed, Row, Scope
 
-_NO_LIBRARY = "another paper's method, which no library has"
+_OTHERS = "another paper's method, as that paper trained it"
 _CONFERENCE = "the same method's conference version, whose differences are not published in detail"
 
 _GRADING = {"accuracy": "Accuracy", "precision_weighted": "Precision", "f1_weighted": "F1", "kappa": "Kappa"}
@@ -20,58 +22,8 @@ _ONE_EPOCH = {"method.stages.grading.epochs": 1, "method.stages.joint.epochs": 1
 
 _NO_SUPER_RESOLUTION = {"method.super_resolution.mode": "none", "method.evidence.map": "none"}
 
-_TABLE_1: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "ResNet-18": ((73.2, 0.9, 77.3, 0.6, 72.5, 0.8, 70.8, 0.7), (78.6, 1.3, 79.2, 0.7, 78.3, 0.6, 77.6, 0.4)),
-    "Inception-v3": ((74.4, 0.5, 78.9, 0.2, 75.5, 0.6, 71.9, 0.7), (79.2, 0.6, 79.5, 0.3, 78.7, 0.5, 77.7, 0.9)),
-    "DenseNet-121": ((74.0, 0.7, 79.2, 0.3, 73.0, 0.4, 68.9, 0.6), (80.6, 0.8, 80.8, 0.6, 79.8, 1.3, 79.5, 0.4)),
-    "M-Net": ((78.9, 0.5, 80.1, 0.8, 78.4, 0.3, 74.2, 0.5), (81.8, 0.6, 82.7, 0.4, 82.5, 0.6, 81.3, 0.4)),
-    "CKML": ((77.5, 0.6, 80.0, 0.7, 77.0, 0.6, 73.3, 0.4), (81.1, 0.6, 81.3, 0.4, 80.7, 0.5, 80.1, 0.5)),
-    "VNXK": ((78.3, 0.8, 81.6, 1.2, 78.2, 0.7, 74.7, 0.6), (81.8, 0.7, 82.1, 0.5, 80.8, 0.6, 80.6, 0.3)),
-    "MMCNN": ((79.5, 0.3, 81.6, 0.8, 79.4, 0.4, 75.7, 0.8), (83.1, 0.6, 83.7, 0.2, 82.9, 0.7, 82.6, 0.8)),
-    "Adly et al.": ((78.6, 0.5, 81.2, 0.7, 78.3, 1.1, 73.9, 0.4), (81.3, 0.6, 82.3, 0.4, 81.6, 0.4, 80.9, 0.5)),
-    "Lin et al.": ((79.2, 0.4, 80.6, 0.6, 78.7, 1.0, 74.9, 0.3), (82.8, 0.5, 83.3, 0.2, 82.2, 0.5, 81.8, 0.7)),
-    "Wang et al.": ((82.5, 0.8, 82.2, 0.5, 81.8, 0.6, 77.8, 0.8), (85.7, 0.7, 86.0, 0.8, 83.9, 0.5, 83.7, 0.6)),
-    "DeepMT-DR": ((83.6, 0.5, 83.1, 0.3, 83.0, 0.4, 80.2, 0.7), (86.9, 0.5, 87.1, 0.3, 85.7, 0.6, 85.2, 0.2)),
-}
-"""Accuracy, precision, F1 and kappa on DDR and on EyePACS, each with its standard deviation."""
-
-_TABLE_2 = {
-    "ResNet-18": 77.6,
-    "GoogLeNet": 78.2,
-    "DenseNet-121": 77.4,
-    "M-Net": 78.8,
-    "CKML": 78.6,
-    "VNXK": 79.3,
-    "MMCNN": 80.8,
-    "Adly et al.": 78.5,
-    "Lin et al.": 79.6,
-    "DeepMT-DR": 87.6,
-}
-
-_TABLE_3: dict[str, tuple[float, ...]] = {
-    "U-Net": (95.7, 45.5, 95.3, 49.4, 96.5, 65.5, 97.2, 58.4, 96.2, 54.7),
-    "DRU-Net": (98.1, 49.3, 95.8, 50.4, 98.1, 67.0, 98.5, 62.8, 97.6, 57.4),
-    "HGN": (97.4, 48.1, 96.1, 51.8, 98.4, 67.7, 98.6, 63.1, 97.2, 57.7),
-    "CE-Net": (97.6, 48.5, 96.4, 52.3, 98.2, 67.6, 99.4, 65.2, 97.9, 58.4),
-    "Wang et al.": (98.7, 50.1, 97.1, 55.4, 99.0, 71.8, 99.2, 64.7, 98.5, 60.5),
-    "DeepMT-DR": (98.8, 50.1, 97.3, 55.5, 99.0, 72.0, 99.2, 65.0, 98.6, 60.6),
-}
-"""AUC and AP of each lesion in the order of `LESIONS`, and of their mean."""
-
-_TABLE_4 = {
-    "SRCNN": ((36.8, 0.4), (0.772, 0.03)),
-    "Mahapatra et al.": ((38.1, 0.6), (0.836, 0.08)),
-    "MDRN": ((38.9, 0.6), (0.856, 0.10)),
-    "Wang et al.": ((39.7, 0.5), (0.883, 0.06)),
-    "DeepMT-DR": ((39.9, 0.3), (0.892, 0.08)),
-}
-
-_TABLE_5 = {"W/O vis": 81.7, "GBP": 82.0, "Grad-CAM": 82.2, "SmoothGrad": 82.3, "GMSV": 83.6}
-
-_TABLE_6 = {"512": (84.3, 82.1, 98.9, 61.1, 45.2, 0.915), "256": (83.6, 80.2, 98.6, 60.6, 39.9, 0.892)}
-
-_FIGURE_3 = {("DenseNet-121", 0): 69.3, ("DenseNet-121", 3): 78.3}
-"""What section III prints of Fig. 3a, by network and number of the resolution."""
+_PUBLIC = ("ddr", "eyepacs")
+"""Data sets that the paper's figures are on, by their names as sources; all but Table I are on the first alone."""
 
 _NETWORKS = {
     "ResNet-18": "resnet18",
@@ -87,9 +39,9 @@ _NETWORKS = {
 def table_1(scope: Scope) -> Experiment:
     """Return Table I: grading, against networks alone on bicubic enlargement."""
     columns = _grading(scope)
-    number = 1 if scope.sources == ("eyepacs",) else 0
+    number = 1 if tuple(scope.sources) == (_PUBLIC[1],) else 0
     rows: list[Row] = []
-    for name, values in _TABLE_1.items():
+    for name, values in deepmt_printed.TABLE_1.items():
         pairs = list(zip(values[number][::2], values[number][1::2], strict=True))
         printed = {column.label: Printed(*pair) for column, pair in zip(columns, pairs, strict=True)}
         rows.append(_row("Method", name, printed, against=0))
@@ -99,18 +51,25 @@ def table_1(scope: Scope) -> Experiment:
         "saw one that another super-resolution method had made.",
         f"The paper's figures are those on {('DDR', 'EyePACS')[number]}.",
     )
-    return _experiment("deepmt-table1", "DeepMT-DR, Table I: grading", _arms(rows), rows, columns, notes=notes)
+    title, printed_on = "DeepMT-DR, Table I: grading", _PUBLIC[number]
+    return _experiment("deepmt-table1", title, _arms(rows), rows, columns, notes=notes, printed_on=printed_on)
 
 
 def table_2(scope: Scope) -> Experiment:
     """Return Table II: disease or none in photographs of low resolution, which are another data set."""
     (task,) = scope.tasks[:1]
     columns = (Column("Accuracy", "accuracy", task, images="external"),)
-    rows = [_row("Method", name, {"Accuracy": Printed(value)}, against=0) for name, value in _TABLE_2.items()]
+    rows = [
+        _row("Method", name, {"Accuracy": Printed(value)}, against=0) for name, value in deepmt_printed.TABLE_2.items()
+    ]
     arms = [Arm(arm.name, arm.overrides, external=True) for arm in _arms(rows)]
-    notes = ("The networks of Table I on the external data set, graded 0 against any other grade.",)
+    notes = (
+        "Every network is trained on the data set and grades all of the external one: an image shows disease where "
+        "grade 0 has less than half of the probability. An external set may grade no more than that, by 0 and 1.",
+        "The paper's photographs are the 898 of Real-LR, of which a part is a hospital's.",
+    )
     title = "DeepMT-DR, Table II: photographs of low resolution"
-    return _experiment("deepmt-table2", title, arms, rows, columns, notes=notes)
+    return _experiment("deepmt-table2", title, arms, rows, columns, notes=notes, printed_on="")
 
 
 def table_3(scope: Scope) -> Experiment:
@@ -119,7 +78,13 @@ def table_3(scope: Scope) -> Experiment:
     for region in (*LESIONS, "mean"):
         columns += [Column(f"{region} AUC", f"image_auc_{region}", stage="joint")]
         columns += [Column(f"{region} AP", f"image_ap_{region}", stage="joint")]
-    printed = {name: _printed(columns, values) for name, values in _TABLE_3.items()}
+    printed = {
+        name: {
+            column.label: Printed(value, spread)
+            for column, value, spread in zip(columns, values, (*spreads, None, None), strict=True)
+        }
+        for name, (values, spreads) in deepmt_printed.TABLE_3.items()
+    }
     columns += [Column(f"{region} AP, pooled", f"ap_{region}", stage="joint") for region in (*LESIONS, "mean")]
     rows = [_row("Method", name, values) for name, values in printed.items()]
     notes = (
@@ -140,7 +105,7 @@ def table_4(scope: Scope) -> Experiment:
     )
     rows = [
         _row("Method", name, {"PSNR": Printed(*psnr), "SSIM": Printed(*ssim)})
-        for name, (psnr, ssim) in _TABLE_4.items()
+        for name, (psnr, ssim) in deepmt_printed.TABLE_4.items()
     ]
     return _experiment("deepmt-table4", "DeepMT-DR, Table IV: super-resolution", _arms(rows), rows, columns)
 
@@ -152,7 +117,7 @@ def table_5(scope: Scope) -> Experiment:
     arms = [*(_variant(variant) for variant in variants.values()), _ours()]
     rows = [
         Row({"Map": name}, arm.name, against=0 if number else None, printed={"Accuracy": Printed(value)})
-        for number, (arm, (name, value)) in enumerate(zip(arms, _TABLE_5.items(), strict=True))
+        for number, (arm, (name, value)) in enumerate(zip(arms, deepmt_printed.TABLE_5.items(), strict=True))
     ]
     return _experiment("deepmt-table5", "DeepMT-DR, Table V: evidence maps", arms, rows, columns)
 
@@ -167,7 +132,9 @@ def table_6(scope: Scope) -> Experiment:
         Column("SSIM", "ssim", stage="joint", unit=""),
     )
     rows: list[Row] = []
-    for arm, values, shrunk in zip((_variant("input_512"), _ours()), _TABLE_6.values(), (2, 4), strict=True):
+    for arm, values, shrunk in zip(
+        (_variant("input_512"), _ours()), deepmt_printed.TABLE_6.values(), (2, 4), strict=True
+    ):
         pixels = scope.resolutions[-1] // shrunk
         cells = {"Input (px)": str(pixels)}
         rows.append(Row(cells, arm.name, against=None if rows else 1, printed=_printed(columns, values)))
@@ -184,7 +151,7 @@ def figure_3(scope: Scope) -> Experiment:
         for number, pixels in enumerate(scope.resolutions):
             size = {"method.scale": 1, "data.image_size": pixels, "method.grading.backbone": _NETWORKS[name]}
             arms.append(Arm(f"{_NETWORKS[name]}-at-{pixels}", {**ALONE, **size}))
-            known = _FIGURE_3.get((name, number))
+            known = deepmt_printed.FIGURE_3.get((name, number))
             printed = {} if known is None else {grade.label: Printed(known)}
             cells = {"Network": name, "Resolution (px)": str(pixels)}
             rows.append(Row(cells, arms[-1].name, columns=(grade.label,), printed=printed))
@@ -199,7 +166,7 @@ def figure_3(scope: Scope) -> Experiment:
     )
     notes = (
         "Panel b: our segmentation net on bicubic enlargement; the curves of other papers' segmentation networks are "
-        "left out, as no library has them.",
+        "left out.",
     )
     title = "DeepMT-DR, Fig. 3: grading and segmentation by resolution"
     return _experiment("deepmt-figure3", title, arms, rows, (grade, segment), charts=charts, notes=notes)
@@ -233,8 +200,8 @@ def figure_4(scope: Scope) -> Experiment:
         Axes("columns", (labels,), series="Setting", name="c"),
     )
     notes = (
-        "The super-resolution net is DeepMT-DR's own: the paper's adversarial one (Mahapatra et al.) is in no library, "
-        "and its curves are left out.",
+        "The super-resolution net is DeepMT-DR's own, and so is the segmentation net: the curves of the paper's "
+        "adversarial super-resolver (Mahapatra et al.), which is in no library, and of its U-Net are left out.",
         "Segmentation is measured after the first stage; the later ones, one epoch each, do not change it.",
     )
     title = "DeepMT-DR, Fig. 4: tasks together and apart"
@@ -269,7 +236,8 @@ def figure_10(scope: Scope) -> Experiment:
     }
     ours = _ours()
     arms = [ours]
-    rows = [Row({"Panel": "all", "Setting": "DeepMT-DR"}, ours.name, printed={"Accuracy": Printed(83.6)})]
+    on_ddr = deepmt_printed.TABLE_1["DeepMT-DR"][0][::2]
+    rows = [Row({"Panel": "all", "Setting": "DeepMT-DR"}, ours.name, printed=_printed(columns, on_ddr))]
     for panel, variants in panels.items():
         for name, variant in variants.items():
             arms.append(_variant(variant))
@@ -296,9 +264,16 @@ EXPERIMENTS: dict[str, Build] = {
 
 
 def _experiment(
-    name: str, title: str, arms: Sequence[Arm], rows: Sequence[Row], columns: Sequence[Column], **more: Any
+    name: str,
+    title: str,
+    arms: Sequence[Arm],
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    *,
+    printed_on: str = _PUBLIC[0],
+    **more: Any,
 ) -> Experiment:
-    return Experiment(name, title, "deepmt", tuple(arms), tuple(rows), tuple(columns), **more)
+    return Experiment(name, title, "deepmt", tuple(arms), tuple(rows), tuple(columns), printed_on=printed_on, **more)
 
 
 def _ours() -> Arm:
@@ -323,7 +298,7 @@ def _row(heading: str, name: str, printed: Mapping[str, Printed], *, against: in
         return Row(cells, _ours().name, against=against, printed=printed)
     if name in _NETWORKS:
         return Row(cells, _NETWORKS[name], printed=printed)
-    return Row(cells, left_out=_CONFERENCE if name == "Wang et al." else _NO_LIBRARY, printed=printed)
+    return Row(cells, left_out=_CONFERENCE if name == "Wang et al." else _OTHERS, printed=printed)
 
 
 def _grading(scope: Scope) -> tuple[Column, ...]:
@@ -355,7 +330,7 @@ def _grad_cam(scope: Scope) -> Arm:
 def _pictured(table: Experiment, name: str, title: str, kind: Any) -> Experiment:
     """Return our row of a table, with images."""
     rows = [row for row in table.rows if row.arm == _ours().name]
-    notes = ("The other methods' pictures are left out: no library has them.",)
+    notes = ("The other methods' pictures are left out, as in the table.",)
     drawing = Drawing(kind, _ours().name)
     return _experiment(name, title, [_ours()], rows, table.columns, drawing=drawing, notes=notes)
 

@@ -143,6 +143,7 @@ class Experiment:
         notes: what the reader should know, such as how it departs from the paper.
         seeds: of initial weights, order and random choices, as many as the paper has or as tell a spread.
         folds: of cross-validation, as the paper says; None: the data set's splits.
+        printed_on: name of the public data set whose own splits the paper's figures are on; empty: none is public.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Experiment:
     notes: tuple[str, ...] = ()
     seeds: int = 3
     folds: int | None = None
+    printed_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Scope:
         grades: names of the grades, by task.
         counts: images per grade, by split and task, as a run sees them.
         resolutions: sides of square images in pixels, ascending, that stand for the paper's 128, 256, 512 and 1024.
-        sources: names of the data sets that the images come from.
+        sources: the tasks that each data set grades that images come from, by its name.
     """
 
     method: Method
@@ -180,7 +182,7 @@ class Scope:
     grades: Mapping[str, tuple[str, ...]]
     counts: Mapping[str, Mapping[str, list[int]]]
     resolutions: tuple[int, int, int, int]
-    sources: tuple[str, ...] = ()
+    sources: Mapping[str, tuple[str, ...]]
 
 
 Build = Callable[[Scope], Experiment]

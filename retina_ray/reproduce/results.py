@@ -32,9 +32,11 @@ def measure_all(
                 cells[number, column.label] = _measured(row, column, outcomes[row.arm], settings)
     gains: Cells = {}
     for number, row in enumerate(experiment.rows):
+        if row.against is None:
+            continue
         for column in experiment.columns:
-            ours, theirs = cells.get((number, column.label)), cells.get((row.against, column.label))  # type: ignore[arg-type]
-            if row.against is not None and ours is not None and theirs is not None:
+            ours, theirs = cells.get((number, column.label)), cells.get((row.against, column.label))
+            if ours is not None and theirs is not None:
                 gains[number, column.label] = gain(ours, theirs, column, settings)
     return cells, gains
 

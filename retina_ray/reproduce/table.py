@@ -6,7 +6,6 @@ What is not here: measuring (``measure``) and what is measured (``experiment``).
 import csv
 import io
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +17,18 @@ SCALE: dict[Unit, float] = {"%": 100.0, "dB": 1.0, "images": 1.0, "": 1.0}
 
 _DECIMALS: dict[Unit, int] = {"%": 2, "dB": 2, "images": 0, "": 3}
 
-_LATEX = {**{each: f"\\{each}" for each in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+_PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+
+_LATEX = {
+    **{each: f"\\{each}" for each in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    _PLUS_MINUS: r"$\pm$",
+}
 
 Cells = Mapping[tuple[int, str], Measured]
 """A figure by number of its row and label of its column."""
@@ -49,9 +59,8 @@ def to_markdown(finished: Finished) -> str:
     """Return the table, the differences between its rows, and what the reader should know."""
     experiment = finished.experiment
     parts = [f"# {experiment.title}", finished.setting, _markdown(_headings(finished), _lines(finished))]
-    if gains := [line for line in _gain_lines(finished) if any(line[1:])]:
-        first, columns = "Row", [_heading(column) for column in experiment.columns]
-        parts += ["Differences, with the interval of the difference itself:", _markdown([first, *columns], gains)]
+    if finished.gains:
+        parts += [f"{_DIFFERENCES}:", _markdown(_gain_headings(finished), list(_gain_lines(finished)))]
     notes = [*_explanations(finished), *experiment.notes]
     return "\n\n".join(part for part in [*parts, "\n".join(f"* {note}" for note in notes)] if part) + "\n"
 
@@ -62,38 +71,53 @@ def to_csv(finished: Finished) -> str:
     names = _names(experiment)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*names, "figure", "unit", "mean", "sd", "low", "high", "seeds", "images", "paper", "paper_sd"])
+    ours_columns = ["mean", "sd", "low", "high", "seeds", "images", "gain_over", "gain", "gain_low", "gain_high"]
+    paper_columns = ["paper", "paper_sd", "paper_comparable"]
+    writer.writerow([*names, "figure", "unit", *ours_columns, *paper_columns, "left_out"])
+    comparable = "no" if finished.apart else "yes"
     for number, row in enumerate(experiment.rows):
         for column in experiment.columns:
             found, printed = finished.cells.get((number, column.label)), row.printed.get(column.label)
             ours = _figures(found, column) if found else [_plain(row.given.get(column.label)), *[""] * 5]
-            paper = [_plain(printed.value), _plain(printed.spread)] if printed else ["", ""]
+            paper = [_plain(printed.value), _plain(printed.spread), comparable] if printed else [""] * 3
             if any(ours) or any(paper):
                 cells = [row.cells.get(name, "") for name in names]
-                writer.writerow([*cells, column.label, column.unit, *ours, *paper])
+                gain = _gained(experiment, row, finished.gains.get((number, column.label)), column)
+                writer.writerow([*cells, column.label, column.unit, *ours, *gain, *paper, row.left_out])
     return out.getvalue()
 
 
 def to_latex(finished: Finished) -> str:
-    """Return a table for a paper that uses the package booktabs."""
-    headings, lines = _headings(finished), _lines(finished)
-    words = len(_names(finished.experiment))
-    label = finished.experiment.name
-    body = "\n".join(" & ".join(_latex(cell) for cell in line) + r" \\" for line in lines)
-    notes = " ".join(_latex(note) for note in _explanations(finished))
+    """Return the same for a paper that uses booktabs and graphicx: a table, and one of the differences."""
+    experiment = finished.experiment
+    words, label = len(_names(experiment)), experiment.name
+    notes = " ".join(_latex(note) for note in [finished.setting, *_explanations(finished), *experiment.notes])
+    caption = f"{_latex(experiment.title)}. {notes}"
+    table = _latex_table(_headings(finished), _lines(finished), caption=caption, label=label, words=words)
+    if not finished.gains:
+        return table
+    caption = f"{_latex(experiment.title)}. {_latex(_DIFFERENCES)}."
+    gains = list(_gain_lines(finished))
+    return table + _latex_table(_gain_headings(finished), gains, caption=caption, label=f"{label}-gains", words=1)
+
+
+def _latex_table(
+    headings: Sequence[str], lines: Sequence[Sequence[str]], *, caption: str, label: str, words: int
+) -> str:
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_latex(finished.experiment.title)}. {notes}}}",
+            rf"\caption{{{caption}}}",
             rf"\label{{tab:{label}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
             rf"\begin{{tabular}}{{{'l' * words}{'r' * (len(headings) - words)}}}",
             r"\toprule",
             " & ".join(_latex(heading) for heading in headings) + r" \\",
             r"\midrule",
-            body,
+            *(" & ".join(_latex(cell) for cell in line) + r" \\" for line in lines),
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table}",
             "",
         ]
@@ -135,7 +159,7 @@ def _lines(finished: Finished) -> list[list[str]]:
         for column in experiment.columns:
             line.append(_ours(row, column, finished.cells.get((number, column.label))))
             if _is_printed(experiment, column):
-                line.append(_paper(row, column))
+                line.append(_paper(experiment, row, column))
         lines.append(line)
     return lines
 
@@ -149,28 +173,38 @@ def _ours(row: Row, column: Column, found: Measured | None) -> str:
 
 
 def _cell(found: Measured, unit: Unit, *, sign: str = "") -> str:
-    """Return ``mean ± spread [low, high]``, without what is undefined."""
+    """Return mean, spread and interval, without what is undefined."""
     text = shown(found.mean, unit)
     if sign and not text.startswith(("-", "n")):
         text = sign + text
     if math.isfinite(found.spread):
-        text += f" ± {shown(found.spread, unit)}"
+        text += f" {_PLUS_MINUS} {shown(found.spread, unit)}"
     if all(map(math.isfinite, found.interval)):
         text += f" [{', '.join(shown(bound, unit) for bound in found.interval)}]"
     return text
 
 
-def _paper(row: Row, column: Column) -> str:
+def _paper(experiment: Experiment, row: Row, column: Column) -> str:
+    """Return what the paper prints, with as many decimals as it has in that column."""
     printed = row.printed.get(column.label)
     if printed is None:
         return ""
-    return f"{printed.value:g}" + (f" ({printed.spread:g})" if printed.spread is not None else "")
+    every = (each.printed[column.label].value for each in experiment.rows if column.label in each.printed)
+    decimals = max(len(f"{value:g}".partition(".")[2]) for value in every)
+    return f"{printed.value:.{decimals}f}" + (f" ({printed.spread:g})" if printed.spread is not None else "")
+
+
+_DIFFERENCES = "Differences, with the interval of the difference itself"
+
+
+def _gain_headings(finished: Finished) -> list[str]:
+    return ["Row", *(_heading(column) for column in finished.experiment.columns)]
 
 
 def _gain_lines(finished: Finished) -> Iterator[list[str]]:
-    rows = finished.experiment.rows
+    rows, compared = finished.experiment.rows, {number for number, _ in finished.gains}
     for number, row in enumerate(rows):
-        if row.against is not None:
+        if row.against is not None and number in compared:
             cells = []
             for column in finished.experiment.columns:
                 found = finished.gains.get((number, column.label))
@@ -179,7 +213,10 @@ def _gain_lines(finished: Finished) -> Iterator[list[str]]:
 
 
 def _called(row: Row) -> str:
-    return " / ".join(row.cells.values())
+    """Return what names a row, with its headings where there are several."""
+    if len(row.cells) == 1:
+        return next(iter(row.cells.values()))
+    return ", ".join(f"{heading} {cell}" for heading, cell in row.cells.items())
 
 
 def _explanations(finished: Finished) -> list[str]:
@@ -187,8 +224,14 @@ def _explanations(finished: Finished) -> list[str]:
     found = list(finished.cells.values())
     notes = []
     if found:
-        spread = " ± standard deviation over seeds" if len(found[0].values) > 1 else ""
+        several = len(found[0].values) > 1
+        spread = f" {_PLUS_MINUS} standard deviation over seeds" if several else ""
         notes.append(f"Ours: mean{spread}, [{finished.level:.0%} interval of the mean].")
+        if any(len(each.samples) for each in found):
+            what = "what other patients would have changed, not what other seeds would"
+            notes.append(f"Intervals of figures of predictions are over patients drawn anew: {what}.")
+        if several and not all(len(each.samples) for each in found):
+            notes.append("Intervals of the other figures are Student's over seeds.")
     if any(row.printed for row in finished.experiment.rows):
         notes.append(f"Not comparable with the paper's: {finished.apart}." if finished.apart else _COMPARABLE)
     reasons: dict[str, list[str]] = {}
@@ -198,13 +241,21 @@ def _explanations(finished: Finished) -> list[str]:
     return [*notes, *(f"Left out: {'; '.join(rows)}: {reason}." for reason, rows in reasons.items())]
 
 
-_COMPARABLE = "The paper's figures are on the same images and split, and can be compared."
+_COMPARABLE = "The paper's figures are on the same data set: comparable if these are its own splits."
 
 
 def _figures(found: Measured, column: Column) -> list[str]:
     numbers = [found.mean, found.spread, *found.interval]
     scaled = [_plain(SCALE[column.unit] * number) for number in numbers]
     return [*scaled, str(len(found.values)), str(found.images or "")]
+
+
+def _gained(experiment: Experiment, row: Row, gain: Measured | None, column: Column) -> list[str]:
+    """Return the row that one is compared with, and by how much it is above it; empty for none."""
+    if gain is None or row.against is None:
+        return [""] * 4
+    numbers = [_plain(SCALE[column.unit] * number) for number in (gain.mean, *gain.interval)]
+    return [_called(experiment.rows[row.against]), *numbers]
 
 
 def _plain(value: float | None) -> str:
@@ -217,5 +268,4 @@ def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _latex(text: str) -> str:
-    escaped = re.sub(r"[&%$#_{}\\~]", lambda found: _LATEX[found[0]], text)
-    return escaped.replace("±", r"$\pm$")
+    return "".join(_LATEX.get(each, each) for each in text)

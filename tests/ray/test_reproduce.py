@@ -25,8 +25,8 @@ def a_config(method: Method, drawn: Path, storage: Path, name: str) -> RunConfig
     return override(
         base_of(method, "debug"),
         {
+            **draw_data(name, method, str(drawn)),
             "name": name,
-            "data.path": draw_data(name, method, str(drawn)),
             "runtime.storage": str(storage),
             "runtime.cpus_per_worker": 1,
         },

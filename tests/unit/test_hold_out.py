@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from retina_ray.config import RunConfig, override
 from retina_ray.data.schema import SPLITS, Task
-from retina_ray.data.selection import Selection, select, sources_of
+from retina_ray.data.selection import Selection, require_test_grades, select, sources_of
 from retina_ray.data.shard_writer import Row, ShardWriter
 from retina_ray.data.shards import ShardedDataset
 from retina_ray.errors import ConfigError, DataError
@@ -63,7 +63,7 @@ def splits_of(dataset: ShardedDataset, selection: Selection) -> np.ndarray:
 
 
 def test_the_sources_are_named(dataset: ShardedDataset) -> None:
-    assert sources_of(dataset) == ("a", "b", "c")
+    assert sources_of(dataset) == {"a": ("dr",), "b": ("dr", "amd"), "c": ("dr", "amd")}
 
 
 @pytest.mark.parametrize("source", ["a", "b", "c"])
@@ -109,10 +109,14 @@ def test_the_only_source_cannot_be_held_out(tmp_path: Path) -> None:
 
 
 def test_a_task_that_the_source_does_not_grade_is_refused(dataset: ShardedDataset, tmp_path: Path) -> None:
+    some = select(dataset, tasks=["dr", "amd"], hold_out="a")
+    assert len(some.graded("test", ["dr"]))
     with pytest.raises(
         DataError, match="source a that is held out has no grade for the task: amd; hold out one of b, c"
     ):
-        select(dataset, tasks=["dr", "amd"], hold_out="a")
+        require_test_grades(dataset, some, ["dr", "amd"], hold_out="a")
+    with pytest.raises(DataError, match="held out has no grade for the task: amd"):
+        select(dataset, tasks=["amd"], hold_out="a")
     alone = write(tmp_path / "data", of_source("a") + of_source("b", "amd"))
     with pytest.raises(DataError, match="without the source a, no train image has a grade for the task: dr"):
         select(alone, tasks=["dr"], hold_out="a")

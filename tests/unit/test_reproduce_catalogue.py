@@ -3,16 +3,19 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from retina_ray.config import override
-from retina_ray.data.schema import KNOWN_TASKS
+from retina_ray.data.schema import KNOWN_TASKS, LESIONS
 from retina_ray.errors import ConfigError
 from retina_ray.metrics.grading import METRICS
 from retina_ray.orchestration.reproduce_grid import lay_out
 from retina_ray.reproduce.budget import Budget, base_of, resolutions
 from retina_ray.reproduce.catalogue import EXPERIMENTS, apart, find, method_of, summary_of
-from retina_ray.reproduce.experiment import Experiment, Scope
+from retina_ray.reproduce.experiment import Experiment, Printed, Scope
 from retina_ray.reproduce.sources import NAME
 
 TASKS = {"sall": ("dr", "amd", "arteriosclerosis"), "deepmt": ("dr",)}
@@ -32,7 +35,7 @@ def scope_of(name: str, budget: Budget = "paper") -> Scope:
         grades=grades,
         counts=counts,
         resolutions=resolutions(base_of(method, budget), budget),
-        sources=("aptos", "my clinic") if name == NAME else ("ddr",),
+        sources=dict.fromkeys(("aptos", "my clinic") if name == NAME else ("ddr",), TASKS[method]),
     )
 
 
@@ -40,7 +43,7 @@ def build(name: str, budget: Budget = "paper") -> Experiment:
     return find(name)(scope_of(name, budget))
 
 
-def test_the_issue_s_tables_and_figures_are_there() -> None:
+def test_the_papers_tables_and_figures_are_there() -> None:
     tables = {"sall": (1, 3, 4, 5, 6, 8, 9), "deepmt": (1, 2, 3, 4, 5, 6)}
     figures = {"sall": (5, 6, 7, 8), "deepmt": (3, 4, 5, 8, 9, 10)}
     expected = {f"{paper}-table{number}" for paper, numbers in tables.items() for number in numbers}
@@ -110,6 +113,11 @@ def test_the_printed_figures_bear_out_what_the_papers_say_of_them() -> None:
     }
     gains = {label: first["DeepMT-DR"][label].value - value for label, value in best.items()}
     assert gains == pytest.approx({"Accuracy": 1.1, "Precision": 0.9, "F1": 1.2, "Kappa": 2.4})  # section V-B
+    best = build("deepmt-table3").rows[-1].printed
+    assert best["mean AP"].spread is None
+    assert best["SE AUC"] == Printed(99.2, 0.8)
+    means = [np.mean([best[f"{lesion} {figure}"].value for lesion in LESIONS]) for figure in ("AUC", "AP")]
+    assert means == pytest.approx([best["mean AUC"].value, best["mean AP"].value], abs=0.06)
     second = {row.cells["Method"]: row.printed["Accuracy"].value for row in build("deepmt-table2").rows}
     assert second.pop("DeepMT-DR") - max(second.values()) == pytest.approx(6.8)
 
@@ -125,7 +133,7 @@ def test_table_9_limits_what_there_is() -> None:
 
 def test_eyepacs_has_figures_of_its_own() -> None:
     scope = scope_of("deepmt-table1")
-    rows = find("deepmt-table1")(replace(scope, sources=("eyepacs",))).rows
+    rows = find("deepmt-table1")(replace(scope, sources={"eyepacs": ("dr",)})).rows
     assert rows[-1].printed["Accuracy"].value == 86.9
     assert build("deepmt-table1").rows[-1].printed["Accuracy"].value == 83.6
 
@@ -134,11 +142,29 @@ def test_what_cannot_be_compared_is_said() -> None:
     scope = scope_of("deepmt-table1")
     experiment = build("deepmt-table1")
     assert apart(experiment, scope, debug=False, folds=None) == ""
-    assert "drawn" in apart(experiment, scope, debug=True, folds=None)
+    assert "hardly learn" in apart(experiment, scope, debug=True, folds=None)
     assert "folds" in apart(experiment, scope, debug=False, folds=3)
-    assert "idrid" in apart(experiment, replace(scope, sources=("idrid",)), debug=False, folds=None)
+    assert "idrid" in apart(experiment, replace(scope, sources={"idrid": ("dr",)}), debug=False, folds=None)
     assert "512" in apart(experiment, replace(scope, resolutions=(64, 128, 256, 512)), debug=False, folds=None)
-    assert "private" in apart(build("sall-table3"), scope, debug=False, folds=None)
+    for private in ("sall-table3", "deepmt-table2"):
+        assert "private" in apart(build(private), scope, debug=False, folds=None)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith("deepmt-")])
+def test_only_table_1_has_figures_of_eyepacs(name: str) -> None:
+    on_eyepacs = replace(scope_of(name), sources={"eyepacs": ("dr",)})
+    reason = apart(find(name)(on_eyepacs), on_eyepacs, debug=False, folds=None)
+    assert (reason == "") == (name == "deepmt-table1")
+
+
+@given(st.lists(st.text(min_size=1), min_size=2, max_size=6, unique=True))
+@example(["my clinic", "my-clinic", "clinique", "\u75c5\u9662", "\u8bca\u6240", "a" * 70])
+def test_sources_of_any_names_have_runs_of_their_own(sources: list[str]) -> None:
+    experiment = find(NAME)(replace(scope_of(NAME), sources=dict.fromkeys(sources, TASKS["sall"])))
+    base = override(base_of("sall", "debug"), {"name": NAME})
+    layout = lay_out(experiment, base, seeds=1, folds=None)
+    held_out = [run.data.hold_out for seeds in layout.values() for folds in seeds for run in folds]
+    assert held_out == sources
 
 
 def test_a_wrong_name_and_too_few_tasks_are_explained() -> None:
@@ -157,12 +183,25 @@ def test_every_source_is_left_out_once() -> None:
     alone = find(NAME)(replace(scope_of(NAME), has_baselines=False))
     assert [row.cells["Tested on"] for row in alone.rows] == ["aptos", "my clinic"]
     with pytest.raises(ConfigError, match="data merge"):
-        find(NAME)(replace(scope_of(NAME), sources=("aptos",)))
+        find(NAME)(replace(scope_of(NAME), sources={"aptos": ("dr",)}))
+
+
+def test_sources_that_grade_different_tasks_test_what_they_grade() -> None:
+    sources = {"aptos": ("dr",), "idrid": ("dr", "dme"), "palm": ("myopia",), "refuge": ("amd",)}
+    scope = replace(scope_of(NAME), tasks=("dr", "amd"), sources=sources)
+    experiment = find(NAME)(scope)
+    assert [arm.overrides["data.hold_out"] for arm in experiment.arms] == ["aptos", "idrid"]
+    own = {label for row in experiment.rows for label in row.columns}
+    assert own == {column.label for column in experiment.columns if column.task == "dr"}
+    reasons = {row.cells["Tested on"]: row.left_out for row in experiment.rows if row.left_out}
+    assert reasons == {"palm": "it grades none of dr, amd", "refuge": "no other source grades amd"}
+    with pytest.raises(ConfigError, match="no other source grades dr; no other source grades amd"):
+        find(NAME)(replace(scope, sources={"aptos": ("dr",), "refuge": ("amd",)}))
 
 
 def test_a_recipe_of_the_other_method_is_refused() -> None:
     assert base_of(None, "paper", "deepmt_dr").method.name == "deepmt"
     assert base_of(None, "debug", "deepmt_dr").data.image_size == 128
     assert base_of("sall", "paper", "sall_debug").name == "sall-debug"
-    with pytest.raises(ConfigError, match="other method"):
+    with pytest.raises(ConfigError, match="about sall, the recipe about deepmt"):
         base_of("sall", "paper", "deepmt_dr")

@@ -58,10 +58,10 @@ def test_markdown_has_ours_and_the_papers_side_by_side() -> None:
     assert "| T | Model | acc (%) | acc, paper | PSNR (dB) |" in text
     assert "| 1 | single_task | 55.00 ± 7.07 [40.00, 70.00] | 75.39 |  |" in text
     assert "| 3 | ours | 75.00 ± 0.00 [70.00, 80.00] | 78.01 (0.5) | 31.25 |" in text
-    assert "| 3 | theirs | left out | 80 | left out |" in text
-    assert "| 3 / ours minus 1 / single_task | +20.00 ± 7.07 [5.00, 30.00] |  |" in text
+    assert "| 3 | theirs | left out | 80.00 | left out |" in text
+    assert "| T 3, Model ours minus T 1, Model single_task | +20.00 ± 7.07 [5.00, 30.00] |  |" in text
     assert "* Not comparable with the paper's: these images are drawn." in text
-    assert "* Left out: 3 / theirs: no library has it." in text
+    assert "* Left out: T 3, Model theirs: no library has it." in text
     assert "* Drawn images." in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     for first, second in pairwise(rows):
@@ -71,7 +71,7 @@ def test_markdown_has_ours_and_the_papers_side_by_side() -> None:
 
 def test_markdown_says_where_figures_can_be_compared() -> None:
     text = to_markdown(Finished(EXPERIMENT, FINISHED.cells))
-    assert "can be compared" in text
+    assert "comparable if these are its own splits" in text
     assert "Not comparable" not in text
 
 
@@ -85,16 +85,31 @@ def test_csv_holds_every_figure_in_its_unit() -> None:
     assert (restored["unit"], float(restored["mean"]), restored["sd"]) == ("dB", 31.25, "")
     theirs = [row for row in rows if row["Model"] == "theirs"]
     assert [(row["mean"], row["paper"]) for row in theirs] == [("", "80")]
+    assert {row["left_out"] for row in theirs} == {"no library has it"}
+    assert ours["paper_comparable"] == "no"
+    assert [ours[name] for name in ("gain_over", "gain", "gain_low")] == ["T 1, Model single_task", "20", "5"]
+    same = csv.DictReader(io.StringIO(to_csv(Finished(EXPERIMENT, FINISHED.cells))))
+    assert {row["paper_comparable"] for row in same if row["paper"]} == {"yes"}
 
 
 def test_latex_is_balanced_and_escaped() -> None:
     text = to_latex(FINISHED)
     assert r"single\_task & 55.00 $\pm$ 7.07 [40.00, 70.00] & 75.39 &  \\" in text
     assert r"of 100 \%" in text
+    assert "Data set: here." in text
+    assert "Drawn images." in text
+    assert r"T 3, Model ours minus T 1, Model single\_task & +20.00 $\pm$ 7.07 [5.00, 30.00]" in text
     assert re.findall(r"\\begin\{(\w+)\}", text) == re.findall(r"\\end\{(\w+)\}", text)[::-1]
     assert not re.search(r"(?<!\\)[%_#]", text)
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
     assert {line.count("&") for line in body.splitlines() if "&" in line} == {4}
+
+
+def test_latex_takes_any_name() -> None:
+    rows = (Row({"Source": "a^b<c>|d\\e~f"}, given={"acc": 1.0}),)
+    text = to_latex(Finished(Experiment("x", "X", "sall", rows=rows, columns=EXPERIMENT.columns), {}))
+    escaped = "a@asciicircum{}b@less{}c@greater{}@bar{}d@backslash{}e@asciitilde{}f".replace("@", "\\text")
+    assert escaped in text
 
 
 def test_figures_that_take_no_run_are_shown() -> None:
@@ -103,6 +118,15 @@ def test_figures_that_take_no_run_are_shown() -> None:
     finished = Finished(Experiment("sall-table1", "Data", "sall", rows=rows, columns=counts), {})
     assert "| normal | 7 | 7359 |" in to_markdown(finished)
     assert "normal,Train,images,7," in to_csv(finished)
+
+
+def test_charts_say_whether_the_paper_can_be_compared() -> None:
+    for finished, word in ((FINISHED, "paper (not comparable)"), (Finished(EXPERIMENT, FINISHED.cells), "paper")):
+        curves, bars, _ = (draw_chart(finished, axes) for axes in EXPERIMENT.charts)
+        for figure in (curves, bars):
+            legend = figure.axes[0].get_legend()
+            assert legend is not None
+            assert any(text.get_text().endswith(word) for text in legend.get_texts())
 
 
 def test_charts_show_every_point() -> None:

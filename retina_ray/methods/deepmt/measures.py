@@ -10,6 +10,7 @@ from torch import Tensor
 from retina_ray.data.batch import Batch
 from retina_ray.data.schema import LESIONS, NO_GRADE
 from retina_ray.losses.segmentation import dice_loss
+from retina_ray.metrics.known_mean import known_mean
 from retina_ray.metrics.restoration import psnr, ssim
 from retina_ray.metrics.segmentation import average_precision, evidence_histograms, roc_auc, score_histograms
 from retina_ray.models.deepmt.resampling import upsample
@@ -93,7 +94,7 @@ def summarise(measures: Mapping[str, np.ndarray]) -> dict[str, float]:
             regions = (*LESIONS, "lesions", "background")
             figures |= {f"evidence_auc_{region}": float(area) for region, area in zip(regions, areas, strict=True)}
         else:
-            figures[name] = _mean(values)
+            figures[name] = known_mean(values)
     return figures
 
 
@@ -110,15 +111,10 @@ def _lesions(counts: Tensor) -> dict[str, float]:
     figures: dict[str, float] = {}
     for kind, values in by_lesion.items():
         figures |= {f"{kind}_{lesion}": float(value) for lesion, value in zip(LESIONS, values, strict=True)}
-        figures[f"{kind}_mean"] = _mean(values)
+        figures[f"{kind}_mean"] = known_mean(values)
     return figures
 
 
 def _means(values: np.ndarray) -> np.ndarray:
     """Return the mean (L,) over the images of values (n, L), of those that are known."""
-    return np.array([_mean(column) for column in values.T])
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean(dtype=np.float64)) if len(known) else math.nan
+    return np.array([known_mean(column) for column in values.T])
