@@ -18,7 +18,7 @@ WITHOUT_TABLE = {"sall-figure8"}
 def reproduce(name: str, storage: Path, *more: str) -> int:
     """Run the command and return its exit status."""
     arguments = ["--budget", "debug", "--storage", str(storage), "--no-tune"]
-    return run(["reproduce", name, *arguments, "--set", "runtime.cpus_per_worker=1", *more])
+    return run(["reproduce", name, *arguments, *more])
 
 
 def expect_all_files(name: str, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:

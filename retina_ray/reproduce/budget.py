@@ -32,6 +32,7 @@ _SMALL: Mapping[Method, Mapping[str, Any]] = {
         "train.epochs": 1,
         "train.global_batch_size": 8,
         "runtime.workers": 0,
+        "runtime.cpus_per_worker": 1,
     },
     "deepmt": {
         "data.image_size": DEBUG_RESOLUTIONS[-1],
@@ -46,6 +47,7 @@ _SMALL: Mapping[Method, Mapping[str, Any]] = {
         "method.stages.joint.epochs": 1,
         "train.global_batch_size": 4,
         "runtime.workers": 0,
+        "runtime.cpus_per_worker": 1,
     },
 }
 

@@ -28,7 +28,6 @@ def a_config(method: Method, drawn: Path, storage: Path, name: str) -> RunConfig
             **draw_data(name, method, str(drawn)),
             "name": name,
             "runtime.storage": str(storage),
-            "runtime.cpus_per_worker": 1,
         },
     )
 
