@@ -25,7 +25,7 @@ _ALONE_INCHES = 6.5
 _DODGE = 0.012
 """Share of the axis by which the whiskers of neighbouring series stand apart."""
 
-_LABEL_SHARE = 0.055
+_LABEL_SHARE = 0.07
 """Of the horizontal axis that a label takes."""
 
 _LOGARITHMIC_FROM = 20.0

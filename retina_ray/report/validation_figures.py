@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from retina_ray.metrics.referral import REFERRAL_METRICS, SHARES
-from retina_ray.report.figures import COLOURS, new_figure, plain, tidy
+from retina_ray.report.figures import COLOURS, INK, new_figure, plain, tidy
 from retina_ray.report.tables import LABELS, display_name
 from retina_ray.report.validation import Referral
 
@@ -59,7 +59,12 @@ def _panel(axes: Axes, referrals: Sequence[Referral], metric: str) -> None:
             axes.fill_between(SHARES[drawn], low, high, color=colour, alpha=0.15, linewidth=0.0)
         lowest = min(lowest, float(np.nanmin(np.append(low, 1.0))))
     images = max(each.curve.n for each in referrals)
-    axes.set(xlim=(0.0, 1.0), ylim=(lowest - _MARGIN, 1.0 + _MARGIN), xlabel=f"share of {images:,} images referred (%)")
+    if images < FEWEST / (1.0 - SHARES[1]):
+        axes.text(
+            0.5, 0.5, f"{images} images are too few for a curve", transform=axes.transAxes, ha="center", fontsize=9
+        )
+    axes.plot([], [], color=INK, linestyle=":", linewidth=1.0, label="referred at random")
+    axes.set(xlim=(0.0, 1.0), ylim=(lowest - _MARGIN, 1.0 + _MARGIN), xlabel=f"images referred (%), of {images:,}")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False, fontsize=9)
     name, bracket, unit = LABELS[metric].partition(" (")
