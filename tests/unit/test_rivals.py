@@ -165,8 +165,12 @@ def test_a_missing_rival_is_named_with_what_installs_it() -> None:
         in_turn.require("torch", "no-such-rival")
 
 
-@pytest.mark.parametrize("name", ["training-rivals", "search-rivals", "calibration-rivals"])
+COMPARED = ("training-rivals", "epoch", "augmentation", "serving", "search-rivals", "calibration-rivals")
+
+
+@pytest.mark.parametrize("name", COMPARED)
 def test_the_page_shows_the_records_tables(name: str) -> None:
+    assert (in_turn.RESULTS / "raw" / f"{name}.log").is_file()
     for line in (in_turn.RESULTS / f"{name}.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("| ") and not line.startswith("| |"):
             assert line in PAGE, f"docs/benchmarks.md lacks a row of {name}.md: {line}"
