@@ -113,9 +113,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the runs of a file's tests, which may build on each other."""
-    return tmp_path_factory.mktemp("storage")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the runs of a file's tests, which may build on each other; networks fill disks, so it goes away."""
+    folder = tmp_path_factory.mktemp("storage")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.long)], ids=["here", "on Ray"])
