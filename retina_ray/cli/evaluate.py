@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retina_ray.cli.console import console, print_json, result_table
-from retina_ray.cli.options import AsJson
+from retina_ray.cli.options import AsJson, Bins, Bootstrap, Level, LowResolution, ResamplingSeed
 from retina_ray.config import EvaluateConfig, RunConfig, from_mapping, override
 from retina_ray.errors import ConfigError, DataError
 
@@ -21,23 +21,14 @@ def evaluate(
     runs: Annotated[list[str], typer.Argument(help="Folders of finished runs, pooled; or one bundle with --data.")],
     data: Annotated[str | None, typer.Option("--data", help="Grade this data set with the bundle instead.")] = None,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
-    low_resolution: Annotated[
-        bool,
-        typer.Option("--low-resolution", help="With --data: its photographs are what a super-resolving model takes."),
-    ] = False,
+    low_resolution: LowResolution = False,
     screening: Annotated[
         bool, typer.Option("--screening", help="Two grades: none, and any disease; for truth that says no more.")
     ] = False,
-    bootstrap: Annotated[
-        int | None, typer.Option("--bootstrap", min=0, help="Resamples for the intervals; 0: none. Default: the run's.")
-    ] = None,
-    level: Annotated[
-        float | None, typer.Option("--level", min=0.5, max=1.0, help="Coverage of the intervals. Default: the run's.")
-    ] = None,
-    bins: Annotated[
-        int | None, typer.Option("--bins", min=2, help="Bins of the calibration error. Default: the run's.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the resampling.")] = 0,
+    bootstrap: Bootstrap = None,
+    level: Level = None,
+    bins: Bins = None,
+    seed: ResamplingSeed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Measure accuracy, agreement and calibration with bootstrap intervals.

@@ -15,6 +15,17 @@ ConfigFile = Annotated[
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Replace one value; repeatable.")
 ]
+Bootstrap = Annotated[
+    int | None, typer.Option("--bootstrap", min=0, help="Resamples for the intervals; 0: none. Default: the run's.")
+]
+Level = Annotated[
+    float | None, typer.Option("--level", min=0.5, max=1.0, help="Coverage of the intervals. Default: the run's.")
+]
+Bins = Annotated[int | None, typer.Option("--bins", min=2, help="Bins of the calibration error. Default: the run's.")]
+ResamplingSeed = Annotated[int, typer.Option("--seed", help="Of the resampling.")]
+LowResolution = Annotated[
+    bool, typer.Option("--low-resolution", help="With --data: its photographs are what a super-resolving model takes.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON on standard output.")]
 
 

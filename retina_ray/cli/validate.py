@@ -10,7 +10,7 @@ from rich.text import Text
 
 from retina_ray.cli.console import console, print_json
 from retina_ray.cli.evaluate import agreed_settings, of_bundle, of_runs
-from retina_ray.cli.options import AsJson
+from retina_ray.cli.options import AsJson, Bins, Bootstrap, Level, LowResolution, ResamplingSeed
 from retina_ray.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # at run time it would slow down every verb
@@ -55,20 +55,11 @@ def validate(
     uncertainty: Annotated[
         Uncertainty, typer.Option("--uncertainty", help="Refer by 1 - the highest probability, or by the entropy.")
     ] = Uncertainty.MAX,
-    low_resolution: Annotated[
-        bool,
-        typer.Option("--low-resolution", help="With --data: its photographs are what a super-resolving model takes."),
-    ] = False,
-    bootstrap: Annotated[
-        int | None, typer.Option("--bootstrap", min=0, help="Resamples for the intervals; 0: none. Default: the run's.")
-    ] = None,
-    level: Annotated[
-        float | None, typer.Option("--level", min=0.5, max=1.0, help="Coverage of the intervals. Default: the run's.")
-    ] = None,
-    bins: Annotated[
-        int | None, typer.Option("--bins", min=2, help="Bins of the calibration error. Default: the run's.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the resampling.")] = 0,
+    low_resolution: LowResolution = False,
+    bootstrap: Bootstrap = None,
+    level: Level = None,
+    bins: Bins = None,
+    seed: ResamplingSeed = 0,
     output: Annotated[
         str | None, typer.Option("--output", help="Folder or s3:// prefix for the figure, tables and a summary.")
     ] = None,

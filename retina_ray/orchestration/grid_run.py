@@ -14,7 +14,7 @@ from retina_ray.data.shards import ShardedDataset
 from retina_ray.errors import ConfigError
 from retina_ray.methods.base import TEST, Stage
 from retina_ray.methods.sall import LABELS
-from retina_ray.metrics.table import as_screening
+from retina_ray.metrics.table import as_model, as_screening
 from retina_ray.orchestration import report_sall
 from retina_ray.orchestration.bundle_evaluation import predict_dataset
 from retina_ray.orchestration.preparation import PreparedRun, prepare
@@ -115,10 +115,9 @@ def _needed(stages: dict[str, Stage], name: str) -> set[str]:
 def _grade_external(folder: RunFolder, bundle: Bundle, data: str, *, model: str) -> None:
     """Write the networks' grades of all images of a data set, none of which they have seen: disease or none."""
     table = as_screening(predict_dataset(bundle, data, split=None, low_resolution=True))
-    every = {"model": [model] * len(table), "split": ["test"] * len(table)}
-    for name, values in every.items():
-        table = table.set_column(table.column_names.index(name), table.field(name), pa.array(values))
-    folder.store.write_bytes(EXTERNAL, pack_table(table))
+    split = table.column_names.index("split")
+    table = table.set_column(split, table.field(split), pa.array(["test"] * len(table)))
+    folder.store.write_bytes(EXTERNAL, pack_table(as_model(table, model)))
 
 
 def _label_figures(method: SallConfig, artifacts: Any) -> dict[str, dict[str, float]]:

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from retina_ray.config import RunConfig, from_mapping, override
 from retina_ray.data.selection import sources_of
-from retina_ray.data.store import Store, locked, writing
+from retina_ray.data.store import Store, writing
 from retina_ray.errors import ConfigError
 from retina_ray.methods import catalogue
+from retina_ray.orchestration.alone import alone
 from retina_ray.orchestration.grid_run import Listener, fingerprint_of, outcome_of
 from retina_ray.orchestration.preparation import open_dataset, with_absolute_paths
 from retina_ray.orchestration.reproduce_grid import GridOptions, OnRun, folder_of, lay_out, run_grid
@@ -162,14 +163,10 @@ def _claimed(config: RunConfig) -> Iterator[Store]:
         before = from_mapping(json.loads(store.read_bytes(RESULTS))["config"])
         if changed := shaping_changes(before, config):
             raise ConfigError("an experiment with other settings has this name", changed, "choose another --name")
-    with ExitStack() as held:
-        if store.is_local:
-            with writing(store.local_path):
-                store.local_path.mkdir(parents=True, exist_ok=True)
-            try:
-                held.enter_context(locked(store.local_path / ".lock", wait=False))
-            except BlockingIOError:
-                raise ConfigError("the experiment is running", store.uri, "wait for it, or end it") from None
+    if store.is_local:
+        with writing(store.local_path):
+            store.local_path.mkdir(parents=True, exist_ok=True)
+    with alone(store, "experiment"):
         yield store
 
 

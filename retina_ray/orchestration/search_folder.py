@@ -7,16 +7,17 @@ starts from), ``trials/`` (the journal), ``tune/`` (Ray Tune's own files, which 
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from retina_ray import yaml_dialect
 from retina_ray.config import RunConfig, from_mapping, to_yaml
-from retina_ray.data.store import Store, locked
+from retina_ray.data.store import Store
 from retina_ray.errors import ConfigError
 from retina_ray.metrics.json_text import json_text
+from retina_ray.orchestration.alone import alone
 from retina_ray.orchestration.run_folder import CONFIG, RUN, shaping_changes
 from retina_ray.provenance import environment
 from retina_ray.search.goals import Goal
@@ -57,7 +58,7 @@ class SearchFolder:
         folder = cls(Store(config.runtime.storage).child(config.name))
         if folder.store.exists(RUN):
             raise ConfigError("a run has this name", folder.store.uri, "choose another --name")
-        with folder._alone():
+        with alone(folder.store, "search"):
             exists = folder.is_there
             if exists and not resume:
                 fix = "add --resume to continue it, or choose another --name"
@@ -109,16 +110,6 @@ class SearchFolder:
     def trials(self) -> list[TrialRecord]:
         """Return the trials, by number."""
         return read_trials(self.store)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with ExitStack() as held:
-            if self.store.is_local:
-                try:
-                    held.enter_context(locked(self.store.local_path / ".lock", wait=False))
-                except BlockingIOError:
-                    raise ConfigError("the search is running", self.store.uri, "wait for it, or end it") from None
-            yield
 
     def _check_same(self, config: RunConfig, described: Mapping[str, Any]) -> None:
         fix = "give the same options as before, or choose another --name"
